@@ -1,0 +1,1 @@
+"""Medical data sets in, TFRecord shards out; phantoms; inspection."""

@@ -1,0 +1,63 @@
+"""How every command starts: quiet TensorFlow, flag errors in one line, exit codes 0, 1 and 2."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+from tl3d_keras.errors import InputError
+
+USER_ERROR = 2
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags, calls `main()` and exits: 0 done, 2 bad input or flags, 1 anything else."""
+    app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow without its start-up chatter, unless TF_CPP_MIN_LOG_LEVEL asks for it.
+
+    Its first lines are written by C++ before any log level applies, so standard error is held back
+    during the import, and given out if the import fails.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ or "tensorflow" in sys.modules:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    standard_error = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            held_back.seek(0)
+            os.write(standard_error, held_back.read())
+            raise
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(" ".join(str(error).split()))
+    if len(rest) > 1:
+        _fail(f"expected flags alone, found the argument {rest[1]!r}; see --helpshort")
+    return rest
+
+
+def _guarded(main: Callable[[], None]) -> None:
+    try:
+        main()
+    except InputError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(USER_ERROR)

@@ -1,0 +1,140 @@
+"""Seeded CT-like volumes of chest and abdomen with 22 labelled structures."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from data_tools import phantom_background as background
+from data_tools import phantom_organs as organs
+from data_tools.phantom_organs import STRUCTURES
+from data_tools.phantom_shapes import Canvas
+from data_tools.phantom_texture import draw_tissues, scan, smooth_field
+
+__all__ = ["IGNORE", "STRUCTURES", "generate", "sparsify"]
+
+IGNORE = 255
+
+_MIDDLE_Z = 325.0  # mm of the standard body that lie in the middle of the field of view
+_HEIGHT = 626.0  # mm of the standard body to be seen, from pelvic floor to neck
+_SQUEEZE = 1.25  # how far width and height may be scaled apart
+
+
+def generate(
+    seed: int, shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Makes one case; the same arguments always make the same one.
+
+    The array runs to patient left along x, to the back along y and up along z (LPS, no rotation). The body is
+    scaled to the field of view, so that every structure is inside; about one case in seven has no gallbladder.
+
+    Args:
+        seed: any non-negative integer.
+        shape: (Z, Y, X) in voxels, each at least 16.
+        spacing: (z, y, x) in mm.
+
+    Returns:
+        Image int16 [Z, Y, X] in HU, and labels uint8 [Z, Y, X]: 0 or 1 + the index in `STRUCTURES`.
+    """
+    rng = np.random.default_rng(seed)
+    tissues, fat = draw_tissues(rng), float(rng.uniform(4.0, 28.0))
+    scale = _fit(rng, shape, spacing, fat)
+    steps = np.asarray(spacing) / scale
+    straight = _straight_positions(shape, steps)
+    canvas = Canvas(straight, float(steps.mean()), tissues["air"])
+    background.paint_table(canvas, tissues, 104.0 + fat, rng)
+    canvas.place(_deformed_positions(rng, straight, steps))
+    texture = smooth_field(rng, shape, steps.tolist(), 30.0)
+    fine = smooth_field(rng, shape, steps.tolist(), 12.0)
+    patient = organs.Patient(canvas, tissues, rng, texture, fine)
+    background.paint_body(canvas, tissues, fat, texture, fine)
+    organs.paint_lungs(patient)
+    background.paint_bowel(canvas, tissues, rng)
+    organs.paint_upper_abdomen(patient)
+    organs.paint_muscles_and_back(patient)
+    organs.paint_chest(patient)
+    organs.paint_vessels_and_glands(patient)
+    soft = canvas.hu > -150.0
+    canvas.hu[soft] += (3.0 * texture + 4.0 * fine)[soft]
+    return scan(canvas.hu, rng), _largest_parts(canvas.labels)
+
+
+def _fit(
+    rng: np.random.Generator,
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    fat: float,
+) -> np.ndarray:
+    """Scale (z, y, x) from standard-body mm to mm: the field of view decides, then the patient."""
+    view = np.multiply(shape, spacing)
+    height = min(view[0] / _HEIGHT, 1.1)
+    across = min(view[2] / (350.0 + 2.4 * fat), view[1] / (268.0 + 2.0 * fat), 1.1)
+    across = min(across, _SQUEEZE * height)
+    height = min(height, _SQUEEZE * across)
+    return np.array([height, across, across]) * rng.uniform((0.94, 0.93, 0.93), 1.0)
+
+
+def _straight_positions(shape: tuple[int, int, int], steps: np.ndarray) -> np.ndarray:
+    """Standard-body position, float32 [3, Z, Y, X], of every voxel of a patient who lies straight."""
+    axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(shape, steps, strict=True)]
+    axes[0] += _MIDDLE_Z
+    axes[1] += 16.0  # the table takes room behind the patient
+    return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
+
+
+def _deformed_positions(
+    rng: np.random.Generator, straight: np.ndarray, steps: np.ndarray
+) -> np.ndarray:
+    """The positions after a small turn of the body and a smooth deformation of some 5 mm."""
+    turn = Rotation.from_euler("xyz", rng.uniform(-1, 1, 3) * (4.0, 2.0, 2.0), degrees=True)
+    middle = np.array([_MIDDLE_Z, 0.0, 0.0], np.float32).reshape(3, 1, 1, 1)
+    turned = np.tensordot(turn.as_matrix().astype(np.float32), straight - middle, axes=1) + middle
+    for axis in range(3):
+        wave = smooth_field(rng, straight.shape[1:], steps.tolist(), 110.0)
+        turned[axis] += 5.0 * np.clip(wave, -2.0, 2.0)
+    return turned
+
+
+def _largest_parts(labels: np.ndarray) -> np.ndarray:
+    """Clears what painting cut off: each structure keeps its largest 26-connected part."""
+    touching = np.ones((3, 3, 3), bool)
+    for number, box in enumerate(ndimage.find_objects(labels, max_label=len(STRUCTURES)), start=1):
+        if box is None:
+            continue
+        block = labels[box]
+        parts, count = ndimage.label(block == number, structure=touching)
+        if count > 1:
+            sizes = np.bincount(parts.ravel())[1:]
+            block[(parts > 0) & (parts != 1 + sizes.argmax())] = 0
+    return labels
+
+
+def sparsify(
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    annotated_slices: float,
+    annotated_structures: float,
+) -> tuple[np.ndarray, list[str]]:
+    """Takes annotation away, in the two ways of sparse data sets.
+
+    Args:
+        labels: uint8 [Z, Y, X], 0 to 22.
+        rng: draws which slices and which structures stay annotated.
+        annotated_slices: fraction of the axial slices that stay annotated, 0 to 1; one at least.
+        annotated_structures: fraction of the structures that do, 0 to 1; one at least.
+
+    Returns:
+        Labels uint8 [Z, Y, X], with `IGNORE` in unannotated slices and 0 where another structure than
+        the annotated ones is, and the sorted names of the annotated structures.
+    """
+    kept = _draw(rng, len(STRUCTURES), annotated_structures) + 1
+    sparse = np.where(np.isin(labels, kept), labels, 0).astype(np.uint8)
+    unannotated = np.ones(len(labels), bool)
+    unannotated[_draw(rng, len(labels), annotated_slices)] = False
+    sparse[unannotated] = IGNORE
+    return sparse, sorted(STRUCTURES[number - 1] for number in kept)
+
+
+def _draw(rng: np.random.Generator, count: int, fraction: float) -> np.ndarray:
+    return rng.choice(count, max(1, round(fraction * count)), replace=False)

@@ -1,0 +1,1 @@
+"""The absl commands that train, transfer, segment, evaluate and export."""

@@ -1,0 +1,146 @@
+"""Sparse annotation in NumPy: the unannotated label, runs of labels, resampling that keeps both."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+IGNORE = 255
+MAX_STRUCTURES = IGNORE - 1
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The annotated voxels alone, as runs of equal label over a flattened [Z, Y, X] array.
+
+    Attributes:
+        start: int64 [R], ascending.
+        length: int64 [R], positive.
+        value: int64 [R], labels other than IGNORE.
+    """
+
+    start: np.ndarray
+    length: np.ndarray
+    value: np.ndarray
+
+
+def to_runs(labels: np.ndarray) -> Runs:
+    """Encodes uint8 labels [Z, Y, X]."""
+    flat = labels.ravel()
+    if not flat.size:
+        empty = np.zeros(0, np.int64)
+        return Runs(empty, empty, empty)
+    start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1]).astype(np.int64)
+    length = np.diff(start, append=flat.size)
+    value = flat[start].astype(np.int64)
+    annotated = value != IGNORE
+    return Runs(start[annotated], length[annotated], value[annotated])
+
+
+def from_runs(runs: Runs, shape: Sequence[int]) -> np.ndarray:
+    """Decodes to uint8 labels of `shape`, IGNORE where there is no run."""
+    labels = np.full(int(np.prod(shape)), IGNORE, np.uint8)
+    inside = np.repeat(runs.start - np.cumsum(runs.length) + runs.length, runs.length)
+    labels[inside + np.arange(inside.size)] = np.repeat(runs.value, runs.length)
+    return labels.reshape(shape)
+
+
+def coverage(labels: np.ndarray, structures: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Counts what is annotated in uint8 labels [Z, Y, X].
+
+    Returns:
+        `{"annotated": {"slices", "voxels"}, <structure>: {"slices", "voxels"}, ...}` where a slice
+        is axial and counts if any voxel in it does.
+    """
+    annotated = labels != IGNORE
+    counts = {"annotated": _slices_and_voxels(annotated)}
+    for value, name in enumerate(structures, start=1):
+        counts[name] = _slices_and_voxels(labels == value)
+    return counts
+
+
+def _slices_and_voxels(mask: np.ndarray) -> dict[str, int]:
+    per_slice = mask.sum(axis=(1, 2))
+    return {"slices": int((per_slice > 0).sum()), "voxels": int(per_slice.sum())}
+
+
+def resample_labels(
+    labels: np.ndarray,
+    spacing: Sequence[float],
+    shape: Sequence[int],
+    new_spacing: Sequence[float],
+) -> np.ndarray:
+    """Resamples uint8 labels [Z, Y, X] onto a grid with the same centre.
+
+    Each new voxel takes its nearest old voxel. Where that one is unannotated but annotated voxels
+    have their centres in the new voxel, it takes the label of the nearest of those, so that a lone
+    annotated slice or scribble survives any reduction and nothing is annotated that no annotated
+    voxel touches. A structure that would vanish keeps one voxel, at its place.
+
+    Args:
+        labels: uint8 [Z, Y, X], IGNORE where unannotated.
+        spacing: (z, y, x) of `labels`, in mm.
+        shape: (Z, Y, X) of the new grid.
+        new_spacing: (z, y, x) of the new grid, in mm.
+
+    Returns:
+        uint8 labels of `shape`.
+    """
+    nearest, target, distance = [], [], []
+    for old_n, old_s, new_n, new_s in zip(labels.shape, spacing, shape, new_spacing, strict=True):
+        new_in_old = (np.arange(new_n) + 0.5 - new_n / 2) * (new_s / old_s) + old_n / 2 - 0.5
+        nearest.append(np.clip(np.rint(new_in_old), 0, old_n - 1).astype(np.int64))
+        old_in_new = (np.arange(old_n) + 0.5 - old_n / 2) * (old_s / new_s) + new_n / 2 - 0.5
+        index = np.clip(np.rint(old_in_new), 0, new_n - 1).astype(np.int64)
+        target.append(index)
+        distance.append(((old_in_new - index) * new_s) ** 2)
+    resampled = labels[np.ix_(*nearest)]
+    _keep_annotated(labels, resampled, target, distance)
+    _keep_structures(labels, resampled, target, distance)
+    return resampled
+
+
+def _keep_annotated(
+    labels: np.ndarray,
+    resampled: np.ndarray,
+    target: Sequence[np.ndarray],
+    distance: Sequence[np.ndarray],
+) -> None:
+    lost = (labels != IGNORE) & (resampled[np.ix_(*target)] == IGNORE)
+    _assign_nearest(labels, np.nonzero(lost), resampled, target, distance)
+
+
+def _keep_structures(
+    labels: np.ndarray,
+    resampled: np.ndarray,
+    target: Sequence[np.ndarray],
+    distance: Sequence[np.ndarray],
+) -> None:
+    counts = np.bincount(resampled.ravel(), minlength=IGNORE + 1)
+    for value in np.unique(labels):
+        if value in (0, IGNORE) or counts[value]:
+            continue
+        old = np.nonzero(labels == value)
+        new = tuple(t[i] for t, i in zip(target, old, strict=True))
+        far = sum(d[i] for d, i in zip(distance, old, strict=True))
+        # The last voxel of another structure is taken only when there is no other place.
+        sole = (counts[resampled[new]] == 1) & (resampled[new] != 0)
+        best = np.lexsort((far, sole))[0]
+        place = tuple(int(n[best]) for n in new)
+        counts[resampled[place]] -= 1
+        resampled[place] = value
+        counts[value] += 1
+
+
+def _assign_nearest(
+    labels: np.ndarray,
+    old: tuple[np.ndarray, ...],
+    resampled: np.ndarray,
+    target: Sequence[np.ndarray],
+    distance: Sequence[np.ndarray],
+) -> None:
+    far = sum(d[i] for d, i in zip(distance, old, strict=True))
+    order = np.argsort(-np.asarray(far), kind="stable")
+    new = tuple(t[i][order] for t, i in zip(target, old, strict=True))
+    # Assignment runs in order, so the nearest voxel, written last, stays.
+    resampled[new] = labels[tuple(i[order] for i in old)]

@@ -1,0 +1,175 @@
+"""Shards -> batches of patches, as a pure function of the seed and the sample's number.
+
+Sample s of a run is the same whenever, wherever and after whatever restart it is drawn: cases are
+visited in a permutation drawn anew for every pass, each visit gives `patches_per_visit` patches,
+and the patches of `open_cases` visits alternate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tl3d_keras import augment, patches, records
+from tl3d_keras.augment import Augmentation
+from tl3d_keras.errors import InputError
+from tl3d_keras.intensity import Intensity
+from tl3d_keras.manifest import CaseEntry, Manifest
+
+# Bounds what is held decoded, whatever the size and number of the cases.
+_OPEN_BYTES = 1 << 30
+_MAX_OPEN_CASES = 16
+_MAX_PATCHES_PER_VISIT = 8
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """What a training batch looks like.
+
+    Attributes:
+        image_size: (Z, Y, X) of the image patches.
+        label_size: (Z, Y, X) of the label patches, concentric with the image's.
+        batch_size: patches in a global batch.
+        intensity: the normalisation.
+        augmentation: what is drawn for every patch.
+        seed: of all draws.
+    """
+
+    image_size: tuple[int, int, int]
+    label_size: tuple[int, int, int]
+    batch_size: int
+    intensity: Intensity
+    augmentation: Augmentation = augment.NONE
+    seed: int = 0
+
+
+def training_batches(
+    records_dir: str | Path,
+    manifest: Manifest,
+    cases: Sequence[CaseEntry],
+    settings: PatchSettings,
+    first_batch: int = 0,
+) -> tf.data.Dataset:
+    """An endless data set of training batches, from batch number `first_batch` on.
+
+    Args:
+        records_dir: folder of the shards.
+        manifest: of that folder.
+        cases: those to draw from; cases without annotation are left out.
+        settings: of the patches.
+        first_batch: number of the first batch, for a resumed run.
+
+    Returns:
+        Batches `{"image": float32 [B, Z, Y, X, C], "labels": uint8 [B, z, y, x],
+        "annotated": bool [B, K + 1]}`, where `annotated` marks background and the structures that
+        were annotated in the patch's case.
+
+    Raises:
+        InputError: none of the cases is annotated.
+    """
+    cases = [case for case in cases if case.coverage["annotated"]["voxels"]]
+    if not cases:
+        raise InputError(f"{records_dir}: expected annotated cases to train on, found none")
+    patches_per_visit, open_cases = _visit_plan(cases, settings)
+    per_block = patches_per_visit * open_cases
+    block, skipped = divmod(first_batch * settings.batch_size, per_block)
+    source = _CaseSource(Path(records_dir), manifest, cases)
+
+    def visit(number: tf.Tensor) -> tf.data.Dataset:
+        order_seed = tf.stack([tf.cast(settings.seed, tf.int64), number // len(cases)])
+        order = tf.argsort(tf.random.stateless_uniform([len(cases)], order_seed))
+        chosen = order[number % len(cases)]
+
+        def patches_of(case: records.Case) -> tf.data.Dataset:
+            scale, offset = settings.intensity.coefficients(case.image)
+            samples = tf.data.Dataset.range(patches_per_visit)
+            return samples.map(
+                lambda sample: _draw(
+                    case, scale, offset,
+                    tf.stack([tf.cast(settings.seed, tf.int64) + 1,
+                              number * patches_per_visit + sample]),
+                    settings, len(manifest.structures),
+                )
+            )
+
+        return source.open(chosen).flat_map(patches_of)
+
+    visits = tf.data.Dataset.range(block * open_cases, np.iinfo(np.int64).max)
+    samples = visits.interleave(
+        visit, cycle_length=open_cases, block_length=1,
+        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True,
+    )
+    batches = samples.skip(skipped).batch(settings.batch_size, drop_remainder=True)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return batches.prefetch(2).with_options(options)
+
+
+def read_cases(
+    records_dir: str | Path, manifest: Manifest, cases: Sequence[CaseEntry]
+) -> tf.data.Dataset:
+    """A data set of the parsed `records.Case` of each of `cases`, in order."""
+    source = _CaseSource(Path(records_dir), manifest, cases)
+    return tf.data.Dataset.range(len(cases)).flat_map(source.open)
+
+
+class _CaseSource:
+    """Opens the record of a case by its index, in a graph, without reading the rest of a shard."""
+
+    def __init__(self, folder: Path, manifest: Manifest, cases: Sequence[CaseEntry]) -> None:
+        shards = [manifest.shards[case.shard] for case in cases]
+        self._files = tf.constant([str(folder / shard.file) for shard in shards])
+        self._offsets = tf.constant([case.offset for case in cases], tf.int64)
+        self._bytes = tf.constant([case.bytes for case in cases], tf.int64)
+        self._after = tf.constant(
+            [s.bytes - c.offset - c.bytes for s, c in zip(shards, cases, strict=True)], tf.int64
+        )
+
+    def open(self, index: tf.Tensor) -> tf.data.Dataset:
+        """A data set of the one parsed case."""
+        serialized = tf.data.FixedLengthRecordDataset(
+            self._files[index], record_bytes=self._bytes[index],
+            header_bytes=self._offsets[index], footer_bytes=self._after[index],
+        )
+        return serialized.map(records.parse)
+
+
+def _visit_plan(cases: Sequence[CaseEntry], settings: PatchSettings) -> tuple[int, int]:
+    """How many patches a visit of a case gives, and how many cases are open at once."""
+    voxels = np.mean([np.prod(case.shape[:3]) for case in cases])
+    largest = max(int(np.prod(case.shape)) for case in cases) * 4
+    per_visit = int(np.clip(voxels / np.prod(settings.image_size), 1, _MAX_PATCHES_PER_VISIT))
+    return per_visit, int(np.clip(_OPEN_BYTES // largest, 1, _MAX_OPEN_CASES))
+
+
+def _draw(
+    case: records.Case,
+    scale: tf.Tensor,
+    offset: tf.Tensor,
+    seed: tf.Tensor,
+    settings: PatchSettings,
+    num_structures: int,
+) -> dict[str, tf.Tensor]:
+    centre_seed, augment_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+    centre = patches.draw_centre(case, centre_seed)
+    image_size = tf.constant(settings.image_size, tf.int64)
+    label_size = tf.constant(settings.label_size, tf.int64)
+    image_start = centre - image_size // 2
+    label_start = image_start + (image_size - label_size) // 2
+    # Beyond the volume lies its lowest value, as `inference` pads.
+    floor = tf.reduce_min(case.image, axis=[0, 1, 2])
+    image = patches.crop_image(case.image - floor, image_start, image_size) + floor
+    image = settings.intensity.apply(image, scale, offset)
+    labels = patches.crop_labels(case, label_start, label_size)
+    image, labels = augment.augment(image, labels, augment_seed, settings.augmentation)
+    # The scalar draws broadcast over a shape that TensorFlow then no longer knows.
+    image = tf.ensure_shape(image, [*settings.image_size, None])
+    structures = tf.range(1, num_structures + 1, dtype=tf.int64)
+    annotated = tf.reduce_any(structures[:, tf.newaxis] == case.annotated[tf.newaxis], axis=1)
+    return {
+        "image": image,
+        "labels": tf.ensure_shape(labels, settings.label_size),
+        "annotated": tf.concat([[True], annotated], 0),
+    }

@@ -1,0 +1,83 @@
+"""Raw intensities to what the network sees, in NumPy-free TensorFlow ops, by one configuration."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from tl3d_keras.errors import InputError
+
+MODES = ("window", "zscore")
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """How raw intensities are normalised.
+
+    `window` clips each channel to [low, high] and maps that to [-1, 1], for modalities with units
+    such as CT. `zscore` subtracts the mean of a volume's channel and divides by its standard
+    deviation, for modalities without, such as MRI.
+
+    Attributes:
+        mode: "window" or "zscore".
+        low: lower end of the window, one a channel, in raw units; empty for zscore.
+        high: upper end.
+    """
+
+    mode: str
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"expected an intensity mode of {', '.join(MODES)}, found {self.mode!r}")
+        ordered = all(a < b for a, b in zip(self.low, self.high, strict=False))
+        if self.mode == "window" and not (self.low and len(self.low) == len(self.high) and ordered):
+            raise InputError(f"expected a window low < high for each channel, found low {self.low} "
+                             f"and high {self.high}")
+
+    def normalise(self, image: tf.Tensor) -> tf.Tensor:
+        """Normalises a volume [..., Z, Y, X, C] in raw units, float32 in and out."""
+        scale, shift = self.coefficients(image)
+        return self.apply(image, scale, shift)
+
+    def coefficients(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`scale` and `shift` [..., 1, 1, 1, C] of a whole volume, for `apply` on its parts."""
+        if self.mode == "window":
+            low, high = tf.constant(self.low), tf.constant(self.high)
+            return 2.0 / (high - low), -(high + low) / (high - low)
+        mean, variance = tf.nn.moments(image, axes=[-4, -3, -2], keepdims=True)
+        # A constant channel becomes 0, not NaN.
+        scale = tf.math.divide_no_nan(1.0, tf.sqrt(variance))
+        return scale, -mean * scale
+
+    def apply(self, image: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+        """Normalises a part of a volume with the coefficients of the whole."""
+        if self.mode == "window":
+            image = tf.clip_by_value(image, self.low, self.high)
+        return image * scale + shift
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value
+                for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Intensity":
+        """The inverse of `to_json`."""
+        return cls(content["mode"], tuple(content["low"]), tuple(content["high"]))
+
+
+def propose(channels: Sequence[str], statistics: Sequence[Mapping[str, float]]) -> Intensity:
+    """Chooses the normalisation from a manifest's channel names and annotated intensities.
+
+    CT in every channel: a window from the 0.5 to the 99.5 percentile of the annotated structures;
+    anything else, or nothing annotated: zscore.
+    """
+    if statistics and all(name.upper() == "CT" for name in channels):
+        low = tuple(float(s["percentile_00_5"]) for s in statistics)
+        high = tuple(float(s["percentile_99_5"]) for s in statistics)
+        if all(a < b for a, b in zip(low, high, strict=True)):
+            return Intensity("window", low, high)
+    return Intensity("zscore")

@@ -1,0 +1,53 @@
+"""Folders that appear when whole: built beside their place, then renamed into it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tl3d_keras.errors import InputError
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a temporary folder that becomes `path` when the block ends without an error.
+
+    What a killed run left behind is removed at the next call. With `overwrite` the former folder
+    stays until the new one is whole.
+
+    Raises:
+        InputError: `path` holds files and `overwrite` is off, or the place cannot be written.
+    """
+    path = Path(path)
+    check_free(path, overwrite)
+    building = path.parent / f".{path.name}.building"
+    former = path.parent / f".{path.name}.former"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if former.exists() and not path.exists():
+            former.rename(path)
+        for left_over in (building, former):
+            shutil.rmtree(left_over, ignore_errors=True)
+        building.mkdir()
+    except OSError as error:
+        raise InputError(f"{path}: cannot write there: {error.strerror}") from error
+    try:
+        yield building
+        if path.exists():
+            path.rename(former)
+        building.rename(path)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def check_free(path: str | os.PathLike, overwrite: bool = False) -> None:
+    """Raises an `InputError` if `path` is a file, or holds files and `overwrite` is off."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: expected a folder, found a file")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise InputError(f"{path}: expected a new or empty folder, found files in it; "
+                         "--overwrite replaces it")
