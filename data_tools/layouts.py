@@ -58,6 +58,38 @@ def read_layout(folder: str | Path) -> DataSet:
         InputError: `dataset.json` is missing, malformed or names files that do not exist.
     """
     path = Path(folder) / "dataset.json"
+    content = _read_json(path)
+    structures, file_values = _labels(content, path)
+    nnunet = "channel_names" in content
+    channels = _channels(content.get("channel_names" if nnunet else "modality"), path)
+    pairs = _nnunet_pairs(content, path, len(channels)) if nnunet else _decathlon_pairs(content, path)
+    annotated = _annotated(content, path, structures)
+    unlisted = sorted(annotated.keys() - {case_id for case_id, _, _ in pairs})
+    if unlisted:
+        raise InputError(f'{path}: "annotated_labels" names the case {unlisted[0]!r}, which is not '
+                         "among the training cases")
+    cases = tuple(
+        CaseSource(case_id, images, label, annotated.get(case_id, structures))
+        for case_id, images, label in pairs
+    )
+    if not cases:
+        raise InputError(f"{path}: expected training cases, found none")
+    return DataSet(structures, channels, file_values, cases)
+
+
+def read_labels(path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
+    """The structures of a `dataset.json`, and its label values as labels 0..K or IGNORE."""
+    return _labels(_read_json(path), path)
+
+
+def read_annotated(path: Path) -> dict[str, tuple[str, ...]]:
+    """The `annotated_labels` of a `dataset.json`: the structures by case, where not all are."""
+    content = _read_json(path)
+    structures, _ = _labels(content, path)
+    return _annotated(content, path, structures)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except OSError as error:
@@ -66,18 +98,7 @@ def read_layout(folder: str | Path) -> DataSet:
         raise InputError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    structures, file_values = _labels(content, path)
-    nnunet = "channel_names" in content
-    channels = _channels(content.get("channel_names" if nnunet else "modality"), path)
-    pairs = _nnunet_pairs(content, path, len(channels)) if nnunet else _decathlon_pairs(content, path)
-    annotated = _annotated(content, path, structures, [case_id for case_id, _, _ in pairs])
-    cases = tuple(
-        CaseSource(case_id, images, label, annotated.get(case_id, structures))
-        for case_id, images, label in pairs
-    )
-    if not cases:
-        raise InputError(f"{path}: expected training cases, found none")
-    return DataSet(structures, channels, file_values, cases)
+    return content
 
 
 def _labels(content: dict[str, Any], path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
@@ -176,15 +197,12 @@ def _inside(folder: Path, name: str, listed_in: Path) -> Path:
 
 
 def _annotated(
-    content: dict[str, Any], path: Path, structures: Sequence[str], cases: Sequence[str]
+    content: dict[str, Any], path: Path, structures: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
     listed = content.get("annotated_labels", {})
     if not isinstance(listed, dict):
         raise InputError(f'{path}: expected "annotated_labels" as {{case: [names]}}')
     for case, names in listed.items():
-        if case not in cases:
-            raise InputError(f'{path}: "annotated_labels" names the case {case!r}, which is not '
-                             "among the training cases")
         unknown = [name for name in names if name not in structures]
         if unknown:
             raise InputError(f'{path}: "annotated_labels" of {case} names {unknown[0]!r}; the '

@@ -1,20 +1,18 @@
 """Seeded CT-like volumes of chest and abdomen with 22 labelled structures."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from data_tools import phantom_abdomen as abdomen
 from data_tools import phantom_background as background
-from data_tools import phantom_organs as organs
-from data_tools.phantom_organs import STRUCTURES
+from data_tools import phantom_thorax as thorax
+from data_tools.phantom_patient import STRUCTURES, Patient
 from data_tools.phantom_shapes import Canvas
 from data_tools.phantom_texture import draw_tissues, scan, smooth_field
+from tl3d_keras.annotation import IGNORE
 
-__all__ = ["IGNORE", "STRUCTURES", "generate", "sparsify"]
-
-IGNORE = 255
+__all__ = ["STRUCTURES", "generate", "sparsify"]
 
 _MIDDLE_Z = 325.0  # mm of the standard body that lie in the middle of the field of view
 _HEIGHT = 626.0  # mm of the standard body to be seen, from pelvic floor to neck
@@ -26,8 +24,9 @@ def generate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Makes one case; the same arguments always make the same one.
 
-    The array runs to patient left along x, to the back along y and up along z (LPS, no rotation). The body is
-    scaled to the field of view, so that every structure is inside; about one case in seven has no gallbladder.
+    The array runs to patient left along x, to the back along y and up along z (LPS, no rotation).
+    The body is scaled to the field of view, so that every structure is inside; about one case in
+    seven has no gallbladder.
 
     Args:
         seed: any non-negative integer.
@@ -37,27 +36,29 @@ def generate(
     Returns:
         Image int16 [Z, Y, X] in HU, and labels uint8 [Z, Y, X]: 0 or 1 + the index in `STRUCTURES`.
     """
-    rng = np.random.default_rng(seed)
+    # Apart, so that a seed is much the same patient on every grid.
+    rng, waves, noise = np.random.default_rng(seed).spawn(3)
     tissues, fat = draw_tissues(rng), float(rng.uniform(4.0, 28.0))
     scale = _fit(rng, shape, spacing, fat)
     steps = np.asarray(spacing) / scale
     straight = _straight_positions(shape, steps)
-    canvas = Canvas(straight, float(steps.mean()), tissues["air"])
+    canvas = Canvas(straight, steps, tissues["air"])
     background.paint_table(canvas, tissues, 104.0 + fat, rng)
-    canvas.place(_deformed_positions(rng, straight, steps))
-    texture = smooth_field(rng, shape, steps.tolist(), 30.0)
-    fine = smooth_field(rng, shape, steps.tolist(), 12.0)
-    patient = organs.Patient(canvas, tissues, rng, texture, fine)
+    canvas.place(_deformed_positions(rng, waves, straight, steps))
+    texture = smooth_field(waves, shape, steps.tolist(), 30.0)
+    fine = smooth_field(waves, shape, steps.tolist(), 12.0)
+    patient = Patient(canvas, tissues, rng, texture, fine)
     background.paint_body(canvas, tissues, fat, texture, fine)
-    organs.paint_lungs(patient)
+    thorax.paint_lungs(patient)
     background.paint_bowel(canvas, tissues, rng)
-    organs.paint_upper_abdomen(patient)
-    organs.paint_muscles_and_back(patient)
-    organs.paint_chest(patient)
-    organs.paint_vessels_and_glands(patient)
+    abdomen.paint_upper_abdomen(patient)
+    thorax.paint_back(patient)
+    thorax.paint_chest(patient)
+    abdomen.paint_great_vessels(patient)
+    abdomen.paint_lower_abdomen(patient)
     soft = canvas.hu > -150.0
     canvas.hu[soft] += (3.0 * texture + 4.0 * fine)[soft]
-    return scan(canvas.hu, rng), _largest_parts(canvas.labels)
+    return scan(canvas.hu, noise), _largest_parts(canvas.labels)
 
 
 def _fit(
@@ -76,7 +77,7 @@ def _fit(
 
 
 def _straight_positions(shape: tuple[int, int, int], steps: np.ndarray) -> np.ndarray:
-    """Standard-body position, float32 [3, Z, Y, X], of every voxel of a patient who lies straight."""
+    """Standard-body positions, float32 [3, Z, Y, X], of the voxels before turn and deformation."""
     axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(shape, steps, strict=True)]
     axes[0] += _MIDDLE_Z
     axes[1] += 16.0  # the table takes room behind the patient
@@ -84,14 +85,14 @@ def _straight_positions(shape: tuple[int, int, int], steps: np.ndarray) -> np.nd
 
 
 def _deformed_positions(
-    rng: np.random.Generator, straight: np.ndarray, steps: np.ndarray
+    rng: np.random.Generator, waves: np.random.Generator, straight: np.ndarray, steps: np.ndarray
 ) -> np.ndarray:
     """The positions after a small turn of the body and a smooth deformation of some 5 mm."""
     turn = Rotation.from_euler("xyz", rng.uniform(-1, 1, 3) * (4.0, 2.0, 2.0), degrees=True)
     middle = np.array([_MIDDLE_Z, 0.0, 0.0], np.float32).reshape(3, 1, 1, 1)
     turned = np.tensordot(turn.as_matrix().astype(np.float32), straight - middle, axes=1) + middle
     for axis in range(3):
-        wave = smooth_field(rng, straight.shape[1:], steps.tolist(), 110.0)
+        wave = smooth_field(waves, straight.shape[1:], steps.tolist(), 110.0)
         turned[axis] += 5.0 * np.clip(wave, -2.0, 2.0)
     return turned
 
@@ -125,8 +126,8 @@ def sparsify(
         annotated_structures: fraction of the structures that do, 0 to 1; one at least.
 
     Returns:
-        Labels uint8 [Z, Y, X], with `IGNORE` in unannotated slices and 0 where another structure than
-        the annotated ones is, and the sorted names of the annotated structures.
+        Labels uint8 [Z, Y, X], with `IGNORE` in unannotated slices and 0 where an unannotated
+        structure is, and the sorted names of the annotated structures.
     """
     kept = _draw(rng, len(STRUCTURES), annotated_structures) + 1
     sparse = np.where(np.isin(labels, kept), labels, 0).astype(np.uint8)

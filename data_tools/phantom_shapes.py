@@ -1,8 +1,8 @@
 """Implicit shapes and the canvas they are painted on, for the phantoms.
 
-A shape is a box and an approximate signed distance in mm (negative inside). Painting turns the distance into
-the share of each voxel that the shape covers, so edges have the partial volume of a scan without a finer grid.
-Coordinates are millimetres of a standard body in the order z (superior), y (posterior), x (patient left).
+A shape is a box and an approximate signed distance in mm (negative inside). Painting turns the
+distance into the share of each voxel that the shape covers, so edges have the partial volume of a
+scan without a finer grid. Positions are mm of the standard body, in the order z, y, x.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def ellipsoid(center: Vector, radii: Vector, degrees: Vector = (0.0, 0.0, 0.0)) 
     return Shape(middle - extent, middle + extent, distance)
 
 
-def centerline(control: Sequence[Vector], radii: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def centerline(
+    control: Sequence[Vector] | np.ndarray, radii: Vector
+) -> tuple[np.ndarray, np.ndarray]:
     """A smooth curve through `control` points, as points [n, 3] and radii [n] about every 2 mm."""
     knots = np.asarray(control, float)
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1))])
@@ -109,14 +111,14 @@ def balls(points: np.ndarray, radii: np.ndarray | float, stretch: Vector = (1, 1
 
 
 def tube(
-    control: Sequence[Vector], radii: Sequence[float], stretch: Vector = (1, 1, 1)
+    control: Sequence[Vector] | np.ndarray, radii: Vector, stretch: Vector = (1, 1, 1)
 ) -> Shape:
     """A tube along a smooth curve through `control`, with a radius (mm) at each control point."""
     return balls(*centerline(control, radii), stretch)
 
 
 def stack(table: Sequence[tuple[float, float, float, float]], power: float = 2.4) -> Shape:
-    """Superellipses stacked along z: rows of (z, half width, half depth, y of the middle), z rising."""
+    """Superellipses stacked along z: rows of (z, half width, half depth, middle y), z rising."""
     rows = np.asarray(table, np.float32)
     sides = np.array([-np.inf, (rows[:, 3] - rows[:, 2]).min(), -rows[:, 1].max()])
     others = np.array([np.inf, (rows[:, 3] + rows[:, 2]).max(), rows[:, 1].max()])
@@ -147,10 +149,11 @@ class Canvas:
         voxel: size of a voxel in standard-body mm (mean of the three axes).
     """
 
-    def __init__(self, positions: np.ndarray, voxel: float, hu: float) -> None:
+    def __init__(self, positions: np.ndarray, steps: Vector, hu: float) -> None:
         self.hu = np.full(positions.shape[1:], hu, np.float32)
         self.labels = np.zeros(positions.shape[1:], np.uint8)
-        self.voxel = voxel
+        self.voxel = float(np.mean(steps))
+        self._thinnest = max(0.7 * self.voxel, 0.5 * float(np.max(steps)))
         self.place(positions)
 
     def place(self, positions: np.ndarray) -> None:
@@ -172,7 +175,7 @@ class Canvas:
 
     def thick(self, radius: float) -> float:
         """`radius`, or what a structure needs at least to survive on this grid (mm)."""
-        return max(radius, 0.6 * self.voxel)
+        return max(radius, self._thinnest)
 
     def paint(self, shape: Shape, hu: Paint, label: int = 0) -> None:
         """Paints `shape` over all there is.

@@ -1,6 +1,4 @@
-"""What the phantoms look like to the scanner: HU of tissues by contrast phase, smooth fields, noise."""
-
-from __future__ import annotations
+"""How a scanner sees the phantoms: HU of tissues by contrast phase, smooth fields, noise."""
 
 from collections.abc import Sequence
 
@@ -45,15 +43,13 @@ _TISSUES: dict[str, tuple[float, float, float, float]] = {
 
 
 def draw_tissues(rng: np.random.Generator) -> dict[str, float]:
-    """One case's HU of every tissue: a contrast phase, its timing and the spread between patients."""
+    """One case's HU by tissue: a contrast phase, its timing, the spread between patients."""
     phase = rng.choice(len(PHASES), p=[0.25, 0.25, 0.5])
     timing = rng.uniform(0.7, 1.25)
     tissues = {}
     for name, row in _TISSUES.items():
         enhancement = (row[phase] - row[0]) * timing
         tissues[name] = row[0] + enhancement + row[3] * float(np.clip(rng.normal(), -2, 2))
-    # Blood in two vessels of one phase varies together, so it keeps the anatomy readable.
-    tissues["gas"] = max(tissues["gas"], -1010.0)
     return tissues
 
 
@@ -66,7 +62,7 @@ def smooth_field(
         rng: source of randomness.
         shape: (Z, Y, X) in voxels.
         spacing: (z, y, x) in mm.
-        wavelength: distance between independent values, mm; a grid coarser than it gives white noise.
+        wavelength: mm between independent values; white noise on grids coarser than that.
 
     Returns:
         float32 [Z, Y, X].

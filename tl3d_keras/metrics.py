@@ -1,0 +1,88 @@
+"""Masked Dice as a Keras metric: sums over annotated voxels, whatever the batches and replicas."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tl3d_keras.annotation import IGNORE
+
+
+@tf.keras.utils.register_keras_serializable("tl3d_keras")
+class MaskedDiceMetric(tf.keras.metrics.Metric):
+    """Dice of the most probable class over all annotated voxels since the last reset.
+
+    A structure counts in the cases where it was annotated. `result()` is the mean over structures
+    that were predicted or annotated; `per_structure()` gives each.
+
+    Args:
+        num_classes: K + 1.
+    """
+
+    def __init__(self, num_classes: int, name: str = "dice", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.num_classes = num_classes
+        shape = (num_classes - 1,)
+        self._overlap = self.add_weight(name="overlap", shape=shape, initializer="zeros")
+        self._sizes = self.add_weight(name="sizes", shape=shape, initializer="zeros")
+
+    def update_state(
+        self,
+        y_true: tf.Tensor,
+        y_pred: tf.Tensor,
+        sample_weight: None = None,
+        annotated: tf.Tensor | None = None,
+    ) -> None:
+        """Adds a batch; shapes as in `losses`, predictions as logits or probabilities."""
+        if y_true.shape.rank == y_pred.shape.rank:
+            y_true = tf.squeeze(y_true, -1)
+        labels = tf.cast(y_true, tf.int32)
+        predicted = tf.argmax(y_pred, -1, output_type=tf.int32)
+        predicted = tf.where(labels == IGNORE, IGNORE, predicted)
+        true, guess = (tf.one_hot(v, self.num_classes)[..., 1:] for v in (labels, predicted))
+        weight = 1.0 if annotated is None else tf.cast(annotated[:, 1:], tf.float32)
+        for variable, voxels in ((self._overlap, true * guess), (self._sizes, true + guess)):
+            per_case = tf.reduce_sum(voxels, [1, 2, 3])
+            variable.assign_add(tf.reduce_sum(per_case * weight, 0))
+
+    def per_structure(self) -> tf.Tensor:
+        """Float32 [K]; NaN for a structure neither predicted nor annotated."""
+        sizes = tf.convert_to_tensor(self._sizes)
+        return 2 * tf.convert_to_tensor(self._overlap) / sizes
+
+    def result(self) -> tf.Tensor:
+        """The mean over the structures seen, 0 if there is none."""
+        sizes = tf.convert_to_tensor(self._sizes)
+        dice = tf.math.divide_no_nan(2 * tf.convert_to_tensor(self._overlap), sizes)
+        seen = tf.cast(sizes > 0, tf.float32)
+        return tf.math.divide_no_nan(tf.reduce_sum(dice * seen), tf.reduce_sum(seen))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "num_classes": self.num_classes}
+
+
+class DiceSums:
+    """Dice per structure over whole cases, in NumPy.
+
+    Args:
+        num_structures: K.
+    """
+
+    def __init__(self, num_structures: int) -> None:
+        self._overlap = np.zeros(num_structures)
+        self._sizes = np.zeros(num_structures)
+
+    def add(self, labels: np.ndarray, predicted: np.ndarray, annotated: Sequence[int]) -> None:
+        """Adds a case: uint8 [Z, Y, X] twice, and the structures (1..K) annotated in it."""
+        seen = labels != IGNORE
+        for value in annotated:
+            true, guess = (labels == value), (predicted == value) & seen
+            self._overlap[value - 1] += (true & guess).sum()
+            self._sizes[value - 1] += true.sum() + guess.sum()
+
+    def dice(self) -> list[float | None]:
+        """One value a structure, None where it was neither predicted nor annotated."""
+        return [float(2 * o / s) if s else None
+                for o, s in zip(self._overlap, self._sizes, strict=True)]
