@@ -5,7 +5,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from tl3d_keras.errors import InputError
 
@@ -31,7 +31,9 @@ def load_tensorflow() -> None:
     with tempfile.TemporaryFile() as held_back:
         os.dup2(held_back.fileno(), 2)
         try:
-            import tensorflow  # noqa: F401
+            import tensorflow
+
+            tensorflow.get_logger().setLevel("WARNING")
         except BaseException:
             held_back.seek(0)
             os.write(standard_error, held_back.read())
@@ -52,6 +54,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[], None]) -> None:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     try:
         main()
     except InputError as error:

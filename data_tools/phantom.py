@@ -2,7 +2,7 @@
 
     python -m data_tools.phantom --output_dir=PHANTOMS --num_cases=8
 
-makes an nnU-Net v2 folder in about 8 seconds on two cores: `dataset.json`, `imagesTr/`, `labelsTr/`.
+makes an nnU-Net v2 folder (`dataset.json`, `imagesTr`, `labelsTr`) in some 8 seconds on two cores.
 With `--annotated_slices=0.2 --annotated_structures=0.5` each case has a fifth of its axial slices
 and half of its structures annotated, drawn anew for every case.
 """

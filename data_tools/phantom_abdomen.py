@@ -15,8 +15,8 @@ def paint_upper_abdomen(patient: Patient) -> None:
     tissues, rng = patient.tissues, patient.rng
     room = body.cavity().grow(-4.0) & body.below_diaphragm(3.0)
     _paint_stomach(patient, room)
-    spleen = patient.ellipsoid((360, 32, 100), (58, 48, 34), 0.0, -8.0, 0.0) & room
-    spleen = spleen - ellipsoid((350, 0, 56), (46, 30, 28))
+    spleen = patient.ellipsoid((360, 30, 102), (64, 54, 42), 0.0, -8.0, 0.0) & room
+    spleen = spleen - ellipsoid((350, -2, 54), (50, 32, 30))
     patient.paint("spleen", spleen, tissues["spleen"])
     right = patient.ellipsoid((338, -4, -72), (98, 86, 72), 0.0, 10.0, 0.0)
     left = patient.ellipsoid((374, -46, -4), (36, 40, 62), 0.0, 8.0, 0.0)
@@ -25,7 +25,7 @@ def paint_upper_abdomen(patient: Patient) -> None:
     liver -= ellipsoid((258, -20, -5), (64, 62, 62)) | ellipsoid((276, 62, -58), (70, 48, 42))
     spread = rng.uniform(2.0, 7.0)
     patient.paint("liver", liver, lambda p, d: tissues["liver"] + spread * np.sin(p[2] / 41.0))
-    for name, side, height in (("left_kidney", 1, 299), ("right_kidney", -1, 290)):
+    for name, side, height in (("left_kidney", 1, 294), ("right_kidney", -1, 290)):
         center, length = (height, 39, side * 62), (54, 27, 30)
         kidney = patient.ellipsoid(center, length, side * 25.0, side * -10.0, 10.0)
         kidney = kidney & body.cavity().grow(-1.0)

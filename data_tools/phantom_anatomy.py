@@ -14,9 +14,9 @@ from tl3d_keras.annotation import IGNORE
 
 __all__ = ["STRUCTURES", "generate", "sparsify"]
 
-_MIDDLE_Z = 325.0  # mm of the standard body that lie in the middle of the field of view
-_HEIGHT = 626.0  # mm of the standard body to be seen, from pelvic floor to neck
-_SQUEEZE = 1.25  # how far width and height may be scaled apart
+_MIDDLE_Z = 330.0  # mm of the standard body that lie in the middle of the field of view
+_HEIGHT = 616.0  # mm of the standard body to be seen, from pelvic floor to neck
+_SQUEEZE = 1.35  # how far width and height may be scaled apart
 
 
 def generate(

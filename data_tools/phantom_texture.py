@@ -12,13 +12,13 @@ PHASES = ("native", "arterial", "portal")
 _TISSUES: dict[str, tuple[float, float, float, float]] = {
     "fat": (-102, -102, -102, 6),
     "skin": (10, 15, 20, 8),
-    "muscle": (52, 58, 63, 5),
+    "muscle": (52, 60, 67, 5),
     "arterial_blood": (42, 290, 155, 12),
     "heart_blood": (42, 215, 150, 12),
     "myocardium": (44, 95, 108, 7),
     "caval_blood": (40, 90, 138, 10),
     "portal_blood": (41, 95, 165, 9),
-    "liver": (56, 70, 108, 9),
+    "liver": (56, 70, 102, 11),
     "spleen": (48, 118, 118, 8),
     "renal_cortex": (33, 165, 175, 12),
     "renal_medulla": (30, 75, 160, 12),
@@ -83,12 +83,12 @@ def scan(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     Args:
         image: float32 [Z, Y, X], HU.
-        rng: source of randomness; draws the noise level, 7 to 24 HU.
+        rng: source of randomness; draws the noise level, 5 to 16 HU.
 
     Returns:
         int16 [Z, Y, X], HU from -1024 to 3071.
     """
-    level, grain = rng.uniform(7.0, 24.0), rng.uniform(0.4, 0.8)
+    level, grain = rng.uniform(5.0, 16.0), rng.uniform(0.4, 0.8)
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     noise = ndimage.gaussian_filter(noise, grain, truncate=3.0)
     noise *= level / noise.std()

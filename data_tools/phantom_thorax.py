@@ -17,20 +17,25 @@ def paint_lungs(patient: Patient) -> None:
     """Paints both lungs with their vessels: denser at the back, and in a poor breath."""
     canvas, tissues, rng = patient.canvas, patient.tissues, patient.rng
     chest = body.cavity().grow(-3.5) & body.above_diaphragm(2.0)
-    slope, half = rng.uniform(0.3, 1.2), 4.0 * patient.size()
-
-    def mediastinum(y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        width = np.interp(y, [-90, -60, -20, 30, 80], [half, 18, 30, 29, 22])
-        return width + 10.0 * np.clip((440 - z) / 60, 0.0, 1.0)
-
+    slope, width = rng.uniform(0.3, 1.2), patient.size()
     for name, side in (("left_lung", 1), ("right_lung", -1)):
-        beside = field(lambda p, side=side: 0.9 * (mediastinum(p[1], p[0]) - side * p[2]))  # type: ignore[misc]
-        half_lung = chest & beside
-        patient.paint(name, half_lung, lambda p, d: tissues["lung"] + slope * p[1])
+        lung = chest & _beside_mediastinum(side, width)
+        patient.paint(name, lung, lambda p, d: tissues["lung"] + slope * p[1])
     lungs = (canvas.labels == LABEL["left_lung"]) | (canvas.labels == LABEL["right_lung"])
     # Where two smooth fields are both near zero there is a curve: a vessel seen on a coarse grid.
     vessels = 450.0 * np.exp(-(patient.fine**2 + patient.texture**2) / 0.12)
     canvas.hu[lungs] += (vessels + 12.0 * patient.fine)[lungs]
+
+
+def _beside_mediastinum(side: int, size: float) -> Shape:
+    """The patient's left (`side` 1) or right (-1) of the mediastinum, which is thin in front."""
+
+    def distance(points: np.ndarray) -> np.ndarray:
+        z, y, x = points
+        half_width = size * np.interp(y, [-90, -60, -20, 30, 80], [4, 18, 30, 29, 22])
+        return 0.9 * (half_width + 10.0 * np.clip((440 - z) / 60, 0.0, 1.0) - side * x)
+
+    return field(distance)
 
 
 def paint_back(patient: Patient) -> None:

@@ -24,6 +24,7 @@ SCHEMA_VERSION = 1
 EXTRA = "assets.extra"
 CONFIG_FILE = f"{EXTRA}/tl3d_keras.json"
 CARD_FILE = f"{EXTRA}/MODEL_CARD.md"
+_SERVED_TOLERANCE = 1e-4
 _VARIABLES = "variables_by_name"
 _CHECKPOINT_KEY = _VARIABLES + "/{}/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -83,13 +84,7 @@ def save(network: UNet3D, info: ModelInfo, folder: str | os.PathLike) -> Path:
     with whole_folder(target) as building:
         module = _ServedModel(served, info.intensity)
         signatures = {"serving_default": module.probabilities}
-        # TensorFlow announces the assets folder at the info level.
-        level = tf.get_logger().level
-        tf.get_logger().setLevel("WARNING")
-        try:
-            tf.saved_model.save(module, str(building), signatures=signatures)
-        finally:
-            tf.get_logger().setLevel(level)
+        tf.saved_model.save(module, str(building), signatures=signatures)
         (building / EXTRA).mkdir()
         content = _to_json(served, info)
         (building / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n")
@@ -107,7 +102,7 @@ def load(path: str | os.PathLike, dtype: Any = None) -> Artifact:
     Raises:
         InputError: not an artifact, damaged, or its weights and configuration do not fit together.
     """
-    folder = _version_folder(Path(path))
+    folder = latest(path)
     content = _read_json(folder)
     info = _info(content, folder)
     network = UNet3D(**{**content["network"], "dtype": dtype})
@@ -124,7 +119,42 @@ def load(path: str | os.PathLike, dtype: Any = None) -> Artifact:
 
 def inspect(path: str | os.PathLike) -> dict[str, Any]:
     """The content of `assets.extra/tl3d_keras.json`, without building the network."""
-    return _read_json(_version_folder(Path(path)))
+    return _read_json(latest(path))
+
+
+def check_served(path: str | os.PathLike) -> float:
+    """Runs an artifact's signature as a server does, on random input, against the Keras network.
+
+    Returns:
+        The largest absolute difference of a probability.
+
+    Raises:
+        InputError: the folder does not load, or the difference exceeds 1e-4.
+    """
+    folder = latest(path)
+    network, info = load(folder)
+    size = network.geometry.input_size(1)
+    shape = (1, size, size, size, len(info.channels))
+    image = 200 * tf.random.stateless_normal(shape, (0, 0))
+    served = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    expected = network(info.intensity.normalise(image), training=False)
+    largest = float(tf.reduce_max(tf.abs(served(image=image)["probabilities"] - expected)))
+    if not largest <= _SERVED_TOLERANCE:
+        raise InputError(f"{folder}: the served graph differs from the network by {largest:.1e}")
+    return largest
+
+
+def latest(path: str | os.PathLike) -> Path:
+    """The folder of a model's highest version; a version's folder stays as it is."""
+    path = Path(path)
+    if (path / CONFIG_FILE).is_file():
+        return path
+    versions = _versions(path)
+    if not versions:
+        what = "a SavedModel that tl3d-keras did not write" if (
+            path / "saved_model.pb").is_file() else "no version of a model"
+        raise InputError(f"{path}: expected a model folder with {CONFIG_FILE}, found {what}")
+    return path / str(max(versions))
 
 
 class _ServedModel(tf.Module):
@@ -169,17 +199,6 @@ def _versions(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
-
-
-def _version_folder(path: Path) -> Path:
-    if (path / CONFIG_FILE).is_file():
-        return path
-    versions = _versions(path)
-    if not versions:
-        what = "a SavedModel that tl3d-keras did not write" if (
-            path / "saved_model.pb").is_file() else "no version of a model"
-        raise InputError(f"{path}: expected a model folder with {CONFIG_FILE}, found {what}")
-    return path / str(max(versions))
 
 
 def _read_json(folder: Path) -> dict[str, Any]:

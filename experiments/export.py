@@ -1,0 +1,38 @@
+"""Copies a trained model to where TF Serving looks for it.
+
+    python -m experiments.export --model=RUN/model --output_dir=/models/liver
+
+writes /models/liver/<version>/, one above the highest version there, and checks that TensorFlow
+alone loads it and gives the probabilities that Keras gives.
+"""
+
+from absl import flags
+
+from data_tools.command import load_tensorflow, run
+
+_MODEL = flags.DEFINE_string("model", None, "Model folder.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "The served model's folder; gets a new version.", required=True
+)
+_FORMAT = flags.DEFINE_enum("format", "saved_model", ["saved_model"], "What to write.")
+
+
+def main() -> None:
+    """Reads the flags and exports."""
+    load_tensorflow()
+    from tl3d_keras import artifact
+
+    model = artifact.load(_MODEL.value)
+    target = artifact.save(model.network, model.info, _OUTPUT_DIR.value)
+    largest = artifact.check_served(target)
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    print(f"{target}: {size / 2**20:.1f} MiB, largest difference of a probability {largest:.1e}")
+
+
+def cli() -> None:
+    """The console script."""
+    run(main)
+
+
+if __name__ == "__main__":
+    cli()

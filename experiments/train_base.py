@@ -1,0 +1,30 @@
+"""Trains a network from random weights: the base of later transfers, or a model as it is.
+
+    python -m experiments.train_base --records_dir=RECORDS --output_dir=RUN --filters=8 \\
+        --padding=same --patch_size=40,56,40 --steps=3000
+
+writes RUN/model/1. The same command again goes on with an interrupted run.
+"""
+
+from data_tools.command import load_tensorflow, run
+from experiments import training_flags
+
+
+def main() -> None:
+    """Reads the flags and trains."""
+    settings = training_flags.settings()
+    load_tensorflow()
+    from tl3d_keras import training_run
+
+    training_run.run(
+        training_run.RunSettings(**settings), training_flags.OUTPUT_DIR.value, say=print
+    )
+
+
+def cli() -> None:
+    """The console script."""
+    run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,50 @@
+"""Starts a new task from a base model.
+
+    python -m experiments.transfer --base=BASE/model --mode=finetune --records_dir=RECORDS \\
+        --output_dir=RUN --steps=1000
+
+`scratch` draws the weights of the base's architecture, `transfer` copies them and trains all from
+the start, `finetune` first trains the head (and what `--freeze` leaves) for `--head_steps`, then
+everything at a tenth of the rate.
+"""
+
+from absl import flags
+
+from data_tools.command import load_tensorflow, run
+from experiments import training_flags
+
+_BASE = flags.DEFINE_string("base", None, "Model folder to start from.", required=True)
+_MODE = flags.DEFINE_enum("mode", "finetune", ["scratch", "transfer", "finetune"], "How to start.")
+_HEAD = flags.DEFINE_enum(
+    "head", "by_name", ["by_name", "fresh"],
+    "by_name: structures that the base has by name keep their weights; fresh: none does."
+)
+_FREEZE = flags.DEFINE_list(
+    "freeze", [], "Layer name patterns such as encoder_*,decoder_2_*; finetune's default is both."
+)
+_HEAD_STEPS = flags.DEFINE_integer(
+    "head_steps", None, "Steps of finetune's first stage; default a quarter.", lower_bound=0
+)
+
+
+def main() -> None:
+    """Reads the flags and trains."""
+    settings = training_flags.settings(
+        base=_BASE.value, mode=_MODE.value, head=_HEAD.value, freeze=tuple(_FREEZE.value),
+        head_steps=_HEAD_STEPS.value,
+    )
+    load_tensorflow()
+    from tl3d_keras import training_run
+
+    training_run.run(
+        training_run.RunSettings(**settings), training_flags.OUTPUT_DIR.value, say=print
+    )
+
+
+def cli() -> None:
+    """The console script."""
+    run(main)
+
+
+if __name__ == "__main__":
+    cli()

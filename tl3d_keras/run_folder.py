@@ -1,0 +1,206 @@
+"""A training run's folder: checkpoints to resume from, metrics.csv, TensorBoard, run.json."""
+
+import csv
+import fcntl
+import json
+import os
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tl3d_keras import __version__
+from tl3d_keras.errors import InputError
+from tl3d_keras.unet3d import UNet3D, named_weights
+
+
+class TrainingState:
+    """All that a resumed run needs: weights, optimizer, step and the best weights so far.
+
+    Args:
+        network: whose weights are kept.
+    """
+
+    def __init__(self, network: UNet3D) -> None:
+        self._weights = named_weights(network)
+        self._best = {name: tf.Variable(v.numpy(), trainable=False)
+                      for name, v in self._weights.items()}
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._best_step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._best_dice = tf.Variable(-1.0, trainable=False)
+        self._optimizer: Any = None
+
+    @property
+    def step(self) -> int:
+        """Batches trained on."""
+        return int(self._step.numpy())
+
+    @property
+    def best_step(self) -> int:
+        """The step of the best validation, 0 before any."""
+        return int(self._best_step.numpy())
+
+    @property
+    def best_dice(self) -> float:
+        """The best mean validation Dice."""
+        return float(self._best_dice.numpy())
+
+    def advance(self, steps: int) -> None:
+        """Counts batches."""
+        self._step.assign_add(steps)
+
+    def attach(self, optimizer: Any) -> None:
+        """Adds a built optimizer's state, in place of a former stage's."""
+        # Keras 2 optimizers are checkpointed as they are; those of Keras 3 hold their variables
+        # in wrappers that TensorFlow does not see.
+        self._optimizer = optimizer if isinstance(optimizer, tf.__internal__.tracking.AutoTrackable) \
+            and not hasattr(optimizer, "stateless_apply") \
+            else {f"{i:04d}": v.value for i, v in enumerate(optimizer.variables)}
+
+    def offer(self, dice: float) -> None:
+        """Keeps the present weights as the best if `dice` is higher than before."""
+        if dice > self.best_dice:
+            self._best_dice.assign(dice)
+            self._best_step.assign(self._step)
+            for name, variable in self._best.items():
+                variable.assign(self._weights[name].numpy())
+
+    def recall_best(self) -> None:
+        """Puts the best weights back into the network."""
+        for name, variable in self._best.items():
+            self._weights[name].assign(variable)
+
+    def checkpoint(self) -> tf.train.Checkpoint:
+        """What is saved."""
+        parts = {"weights": self._weights, "best": self._best, "step": self._step,
+                 "best_step": self._best_step, "best_dice": self._best_dice}
+        if self._optimizer is not None:
+            parts["optimizer"] = self._optimizer
+        return tf.train.Checkpoint(**parts)
+
+
+class RunFolder:
+    """Opens a run's folder, new or to be resumed; one process at a time.
+
+    Args:
+        path: of the folder.
+        settings: what makes two runs the same, as JSON values.
+
+    Raises:
+        InputError: another process uses the folder, or it holds a run of other settings.
+    """
+
+    def __init__(self, path: str | os.PathLike, settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self._started = time.monotonic()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "w")
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot write there: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{self.path}: another run is writing there") from error
+        self._run: dict[str, Any] = {"settings": json.loads(json.dumps(settings))}
+        self._compare_with_former()
+        self._run.setdefault("seconds", 0.0)
+        self._run["versions"] = {"tl3d_keras": __version__, "tensorflow": tf.__version__,
+                                 "keras": tf.keras.__version__, "numpy": np.__version__}
+        self._writer: Any = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run had ended before."""
+        return bool(self._run.get("done"))
+
+    def close(self) -> None:
+        """Lets another process use the folder."""
+        if self._writer is not None:
+            self._writer.close()
+        self._lock.close()
+
+    def note(self, **values: Any) -> None:
+        """Adds entries to run.json, with the seconds and the peak memory up to now."""
+        self._run |= values
+        now = time.monotonic()
+        self._run["seconds"] = round(self._run["seconds"] + now - self._started, 1)
+        self._started = now
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._run["peak_memory_gib"] = round(
+            max(peak / 2**30, self._run.get("peak_memory_gib", 0.0)), 2)
+        _replace(self.path / "run.json", json.dumps(self._run, indent=1) + "\n")
+
+    def restore(self, state: TrainingState) -> None:
+        """Restores the last checkpoint, if there is one, and drops what was logged after it."""
+        latest = tf.train.latest_checkpoint(self.path / "checkpoints")
+        if latest:
+            state.checkpoint().restore(latest).expect_partial()
+        rows = [row for row in self._rows() if int(row["step"]) <= state.step]
+        if rows:
+            self._write_rows(rows)
+        else:
+            (self.path / "metrics.csv").unlink(missing_ok=True)
+
+    def save(self, state: TrainingState) -> None:
+        """Saves a checkpoint; the former one goes when this one is whole."""
+        manager = tf.train.CheckpointManager(
+            state.checkpoint(), str(self.path / "checkpoints"), max_to_keep=1
+        )
+        manager.save(checkpoint_number=state.step)
+        self.note()
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Adds a row to metrics.csv and its numbers to TensorBoard."""
+        self._write_rows([*self._rows(), {k: "" if v is None else v for k, v in row.items()}])
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self.path / "logs"))
+        with self._writer.as_default(step=int(row["step"])):
+            for name, value in row.items():
+                if isinstance(value, float):
+                    tf.summary.scalar(name, value)
+        self._writer.flush()
+
+    def _compare_with_former(self) -> None:
+        path = self.path / "run.json"
+        if not path.is_file():
+            return
+        try:
+            former = json.loads(path.read_text())
+            settings = former["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: expected the run.json of a training run") from error
+        mine = self._run["settings"]
+        differing = sorted(k for k in mine.keys() | settings.keys() if mine.get(k) != settings.get(k))
+        if differing:
+            key = differing[0]
+            raise InputError(
+                f"{self.path}: holds a run with {key}={settings.get(key)}, found {key}="
+                f"{mine.get(key)}; give the same flags to resume it, or another --output_dir"
+            )
+        self._run = former
+
+    def _rows(self) -> list[dict[str, Any]]:
+        path = self.path / "metrics.csv"
+        if not path.is_file():
+            return []
+        with open(path, newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        lines = [columns, *([row.get(name, "") for name in columns] for row in rows)]
+        temporary = self.path / "metrics.csv.writing"
+        with open(temporary, "w", newline="") as file:
+            csv.writer(file).writerows(lines)
+        os.replace(temporary, self.path / "metrics.csv")
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(text)
+    os.replace(temporary, path)

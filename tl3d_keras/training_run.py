@@ -1,0 +1,301 @@
+"""A whole training run: records in; checkpoints, logs and the model's artifact out."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tl3d_keras import __version__, artifact, input_pipeline, intensity, records, training, transfer
+from tl3d_keras import manifest as manifest_module
+from tl3d_keras.artifact import Artifact, ModelInfo
+from tl3d_keras.augment import Augmentation
+from tl3d_keras.errors import InputError
+from tl3d_keras.inference import Segmenter
+from tl3d_keras.intensity import Intensity
+from tl3d_keras.manifest import CaseEntry, Manifest
+from tl3d_keras.metrics import DiceSums
+from tl3d_keras.run_folder import RunFolder
+from tl3d_keras.training import Stage
+from tl3d_keras.unet3d import UNet3D
+
+_AUTO_VALIDATION_SHARE = 10
+_MAX_AUTO_VALIDATION = 10
+_HEAD_STEPS_SHARE = 4
+_FINE_RATE = 0.1
+_TRUNK = ("encoder_*", "decoder_*")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run is made of; two runs with equal settings on equal data are the same run.
+
+    Attributes:
+        records_dir: folder of the shards.
+        mode: "scratch", "transfer" (all weights from the start) or "finetune" (the frozen layers
+            join after `head_steps`, at a tenth of the rate).
+        base: artifact to start from; its architecture also serves scratch.
+        head: see `transfer.transfer_model`.
+        freeze: layer patterns; finetune freezes the whole trunk if there are none.
+        head_steps: steps of finetune's first stage; None: a quarter of all.
+        filters: of a network without base.
+        levels: likewise.
+        padding: likewise.
+        normalization: likewise.
+        patch_size: (Z, Y, X) of the image patches; None: the base's, or the paper's 132 for valid
+            padding and 64 for same.
+        batch_size: patches a step, over all devices.
+        steps: of the whole run.
+        learning_rate: at the start of the first stage.
+        loss: a key of `losses.LOSSES`.
+        optimizer: a name registered with Keras.
+        precision: one of `training.PRECISIONS`.
+        strategy: one of `training.STRATEGIES`.
+        num_train: use the first cases of the records only; None: all.
+        num_validation: of these, the last are kept for validation; None: a tenth, at most 10.
+        window: low and high in raw units; None: see `intensity.propose`.
+        flip_axes: axes 0, 1, 2 (z, y, x) that augmentation may flip.
+        steps_per_epoch: steps between validations and checkpoints; None: a twentieth of all.
+        seed: of weights, patches and augmentation.
+    """
+
+    records_dir: str
+    mode: str = "scratch"
+    base: str | None = None
+    head: str = "by_name"
+    freeze: tuple[str, ...] = ()
+    head_steps: int | None = None
+    filters: int = 32
+    levels: int = 4
+    padding: str = "valid"
+    normalization: str | None = None
+    patch_size: tuple[int, int, int] | None = None
+    batch_size: int = 2
+    steps: int = 2000
+    learning_rate: float = 1e-3
+    loss: str = "cross_entropy_dice"
+    optimizer: str = "adam"
+    precision: str = "auto"
+    strategy: str = "auto"
+    num_train: int | None = None
+    num_validation: int | None = None
+    window: tuple[float, float] | None = None
+    flip_axes: tuple[int, ...] = ()
+    steps_per_epoch: int | None = None
+    seed: int = 0
+
+
+def run(
+    settings: RunSettings, output_dir: str | Path, say: Callable[[str], None] = lambda _: None
+) -> Path:
+    """Trains, or goes on with, the run in `output_dir`.
+
+    Args:
+        settings: of the run.
+        output_dir: gets `model/`, `checkpoints/`, `logs/`, `metrics.csv` and `run.json`.
+        say: is given lines for the user.
+
+    Returns:
+        The folder of the model's version.
+
+    Raises:
+        InputError: settings, records or base that do not fit together.
+    """
+    manifest = manifest_module.load(settings.records_dir)
+    _check(settings, manifest)
+    training.make_deterministic(settings.seed)
+    base = artifact.load(settings.base) if settings.base else None
+    train_cases, validation_cases = split_cases(settings, manifest)
+    identity = asdict(settings) | {"data": manifest.fingerprint}
+    folder = RunFolder(output_dir, identity)
+    try:
+        if folder.is_done:
+            say(f"{output_dir}: this run is complete")
+        else:
+            _train(settings, manifest, base, train_cases, validation_cases, folder, say)
+        return artifact.latest(Path(output_dir) / "model")
+    finally:
+        folder.close()
+
+
+def split_cases(
+    settings: RunSettings, manifest: Manifest
+) -> tuple[list[CaseEntry], list[CaseEntry]]:
+    """The training and the validation cases: the first `num_train`, of which the last validate."""
+    total = len(manifest.cases) if settings.num_train is None else settings.num_train
+    cases = manifest.cases[:total]
+    held_out = settings.num_validation
+    if held_out is None:
+        held_out = min(_MAX_AUTO_VALIDATION, len(cases) // _AUTO_VALIDATION_SHARE)
+    if held_out >= len(cases):
+        raise InputError(f"expected fewer validation cases than the {len(cases)} cases, "
+                         f"found {held_out}")
+    return cases[: len(cases) - held_out], cases[len(cases) - held_out:]
+
+
+def make_stages(settings: RunSettings) -> list[Stage]:
+    """The stages of a mode."""
+    if settings.mode != "finetune":
+        return [Stage(settings.mode, settings.steps, settings.learning_rate, settings.freeze)]
+    head_steps = settings.head_steps
+    if head_steps is None:
+        head_steps = settings.steps // _HEAD_STEPS_SHARE
+    return [
+        Stage("head", head_steps, settings.learning_rate, settings.freeze or _TRUNK),
+        Stage("all", settings.steps - head_steps, settings.learning_rate * _FINE_RATE),
+    ]
+
+
+def _train(
+    settings: RunSettings,
+    manifest: Manifest,
+    base: Artifact | None,
+    train_cases: Sequence[CaseEntry],
+    validation_cases: Sequence[CaseEntry],
+    folder: RunFolder,
+    say: Callable[[str], None],
+) -> None:
+    strategy = training.choose_strategy(settings.strategy)
+    if settings.batch_size % strategy.num_replicas_in_sync:
+        raise InputError(f"expected --batch_size to be a multiple of the "
+                         f"{strategy.num_replicas_in_sync} devices, found {settings.batch_size}")
+    stages = make_stages(settings)
+    precision = training.choose_precision(settings.precision)
+    with strategy.scope():
+        network, origins = _make_network(settings, manifest, base, precision)
+        frozen = transfer.freeze(network, stages[0].frozen)
+    table = transfer.layer_table(network, origins, frozen)
+    if base:
+        _say_table(table, say)
+    normalisation = _choose_intensity(settings, manifest, base)
+    patches = _patch_settings(settings, network, base, normalisation)
+    say(f"{len(train_cases)} training and {len(validation_cases)} validation cases, "
+        f"{network.count_params():,} parameters, {precision}, "
+        f"{strategy.num_replicas_in_sync} device(s), patches of {patches.image_size}")
+    folder.note(command=sys.argv, precision=precision, replicas=strategy.num_replicas_in_sync,
+                layers=[row._asdict() for row in table],
+                training_cases=[c.case_id for c in train_cases],
+                validation_cases=[c.case_id for c in validation_cases])
+    validate = None
+    if validation_cases:
+        validate = partial(_validate, Segmenter(network, normalisation), settings.records_dir,
+                           manifest, validation_cases)
+    state = training.train(
+        network,
+        partial(input_pipeline.training_batches, settings.records_dir, manifest, train_cases,
+                patches),
+        stages, folder, strategy, settings.loss, settings.optimizer,
+        settings.steps_per_epoch or max(1, settings.steps // 20), validate, manifest.structures,
+    )
+    metrics = {"best_step": state.best_step or state.step}
+    if state.best_step:
+        metrics["validation_dice"] = round(state.best_dice, 4)
+        say(f"best validation Dice {state.best_dice:.4f} at step {state.best_step}")
+    info = ModelInfo(
+        tuple(manifest.structures), tuple(manifest.channels), _triple(manifest.spacing),
+        normalisation, patches.image_size, _provenance(settings, manifest, train_cases), metrics,
+    )
+    model = artifact.save(network, info, folder.path / "model")
+    folder.note(done=True, **metrics)
+    say(f"model: {model}")
+
+
+def _make_network(
+    settings: RunSettings, manifest: Manifest, base: Artifact | None, precision: str
+) -> tuple[UNet3D, dict[str, str]]:
+    classes, channels = len(manifest.structures) + 1, len(manifest.channels)
+    if base and settings.mode != "scratch":
+        return transfer.transfer_model(base.network, manifest.structures, channels, settings.head,
+                                       precision)
+    network = UNet3D(
+        **({**base.network.get_config()} if base else {
+            "filters": settings.filters, "levels": settings.levels, "padding": settings.padding,
+            "normalization": settings.normalization})
+        | {"num_classes": classes, "input_channels": channels,
+           "structures": manifest.structures, "dtype": precision}
+    )
+    return network, {}
+
+
+def _choose_intensity(
+    settings: RunSettings, manifest: Manifest, base: Artifact | None
+) -> Intensity:
+    channels = len(manifest.channels)
+    if settings.window:
+        low, high = settings.window
+        return Intensity("window", (low,) * channels, (high,) * channels)
+    proposed = intensity.propose(manifest.channels, manifest.intensity)
+    # Weights that saw one scale of a modality with units go on in that scale.
+    keeps_scale = base and proposed.mode == base.info.intensity.mode \
+        and len(base.info.channels) == channels
+    return base.info.intensity if base and keeps_scale else proposed
+
+
+def _patch_settings(
+    settings: RunSettings, network: UNet3D, base: Artifact | None, normalisation: Intensity
+) -> input_pipeline.PatchSettings:
+    default = 132 if network.geometry.padding == "valid" else 64
+    size = settings.patch_size or (base.info.patch_size if base else (default,) * 3)
+    z, y, x = (network.geometry.output_size(n) for n in size)
+    return input_pipeline.PatchSettings(
+        _triple(size), (z, y, x), settings.batch_size, normalisation,
+        Augmentation(settings.flip_axes), settings.seed,
+    )
+
+
+def _validate(
+    segmenter: Segmenter, records_dir: str, manifest: Manifest, cases: Sequence[CaseEntry]
+) -> list[float | None]:
+    sums = DiceSums(len(manifest.structures))
+    for case in input_pipeline.read_cases(records_dir, manifest, cases):
+        predicted = segmenter.labels(case.image.numpy())
+        sums.add(records.dense_labels(case), predicted, case.annotated.numpy().tolist())
+    return sums.dice()
+
+
+def _provenance(
+    settings: RunSettings, manifest: Manifest, train_cases: Sequence[CaseEntry]
+) -> dict[str, Any]:
+    voxels = sum(case.shape[0] * case.shape[1] * case.shape[2] for case in train_cases)
+    annotated = sum(case.coverage["annotated"]["voxels"] for case in train_cases)
+    return {
+        "data": manifest.fingerprint,
+        "training_cases": len(train_cases),
+        "annotated_fraction": round(annotated / voxels, 4),
+        "settings": asdict(settings),
+        "tl3d_keras": __version__,
+        "tensorflow": tf.__version__,
+        "command": " ".join(sys.argv),
+    }
+
+
+def _say_table(table: Sequence[transfer.LayerRow], say: Callable[[str], None]) -> None:
+    width = max(len(row.layer) for row in table)
+    say(f"{'layer':{width}}  {'parameters':>10}  weights")
+    for row in table:
+        say(f"{row.layer:{width}}  {row.parameters:10,}  {row.origin}"
+            f"{', frozen' if row.frozen else ''}")
+
+
+def _check(settings: RunSettings, manifest: Manifest) -> None:
+    if settings.mode not in transfer.MODES:
+        raise InputError(f"expected a mode of {', '.join(transfer.MODES)}, found {settings.mode!r}")
+    if settings.mode != "scratch" and not settings.base:
+        raise InputError(f"--mode={settings.mode}: expected --base, a model folder, found none")
+    if settings.mode == "scratch" and settings.freeze:
+        raise InputError("--freeze: expected no pattern with --mode=scratch, whose weights are "
+                         f"random, found {','.join(settings.freeze)}")
+    if settings.num_train is not None and not 1 <= settings.num_train <= len(manifest.cases):
+        raise InputError(f"--num_train: expected 1 to {len(manifest.cases)} cases, "
+                         f"found {settings.num_train}")
+    if settings.head_steps is not None and not 0 <= settings.head_steps <= settings.steps:
+        raise InputError(f"--head_steps: expected 0 to {settings.steps}, found "
+                         f"{settings.head_steps}")
+
+
+def _triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:
+    a, b, c = values
+    return a, b, c
