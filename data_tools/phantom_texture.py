@@ -83,12 +83,12 @@ def scan(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     Args:
         image: float32 [Z, Y, X], HU.
-        rng: source of randomness; draws the noise level, 5 to 16 HU.
+        rng: source of randomness; draws the noise level, 7 to 20 HU.
 
     Returns:
         int16 [Z, Y, X], HU from -1024 to 3071.
     """
-    level, grain = rng.uniform(5.0, 16.0), rng.uniform(0.4, 0.8)
+    level, grain = rng.uniform(7.0, 20.0), rng.uniform(0.4, 0.8)
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     noise = ndimage.gaussian_filter(noise, grain, truncate=3.0)
     noise *= level / noise.std()

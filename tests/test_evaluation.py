@@ -360,8 +360,8 @@ def no_prediction_folder(prediction, reference):
 
 @pytest.mark.parametrize(("spoil", "message"), [
     (remove_prediction, r"prediction/b\.nii\.gz: no such file, though the reference .*b\.nii\.gz"),
-    (undeclared_prediction, r"prediction/a\.nii\.gz: expected the label values \[0, 1, 2\].*found 5"),
-    (undeclared_reference, r"labelsTr/b\.nii\.gz: expected the label values \[0, 1, 2\].*found 5"),
+    (undeclared_prediction, r"prediction/a\.nii\.gz: expected the label values \[0, 1, 2\].* 5$"),
+    (undeclared_reference, r"labelsTr/b\.nii\.gz: expected the label values \[0, 1, 2\].* 5$"),
     (other_spacing, r"prediction/a\.nii\.gz: expected the spacing .*a\.nii\.gz"),
     (other_shape, r"prediction/a\.nii\.gz: expected the shape .*found \(6, 7, 7\)"),
     (undecided_prediction, r"prediction/a\.nii\.gz: .*found 8 voxels that say unannotated"),
@@ -382,7 +382,7 @@ def test_wrong_input_is_named_and_nothing_is_written(command, folders, spoil, me
 def test_impossible_value_without_names(command, tmp_path, value):
     for name in ("p.nrrd", "r.nrrd"):
         save(tmp_path / name, np.where(SMALL == 1, value, 0).astype(np.int16))
-    with pytest.raises(InputError, match=rf"p\.nrrd: expected label values 0 to 254.*found {value}"):
+    with pytest.raises(InputError, match=rf"p\.nrrd: expected label values 0 to 254.* {value}$"):
         command.evaluate(tmp_path / "p.nrrd", tmp_path / "r.nrrd", tmp_path / "scores")
 
 

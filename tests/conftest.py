@@ -1,0 +1,52 @@
+"""Seeds, four virtual processors, and quiet start-up for every test."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+from absl import flags
+
+from data_tools.command import load_tensorflow
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _virtual_devices():
+    load_tensorflow()
+    import tensorflow as tf
+
+    processor = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        processor, [tf.config.LogicalDeviceConfiguration()] * 4
+    )
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    import tensorflow as tf
+
+    tf.keras.utils.set_random_seed(0)
+    yield
+    tf.keras.backend.clear_session()
+
+
+@pytest.fixture
+def rng():
+    """A seeded NumPy generator."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def command():
+    """Runs a command's main in this process with flags: `command(module, name=value, ...)`."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+    def call(module, **values):
+        from absl.testing import flagsaver
+
+        with flagsaver.flagsaver(**values):
+            module.main()
+
+    return call
