@@ -80,8 +80,10 @@ def read_case(
     """
     image = volume_io.read_channels(source.images)
     if image.array.shape[-1] != len(dataset.channels):
-        raise InputError(f"{source.images[0]}: expected {len(dataset.channels)} channels "
-                         f"({', '.join(dataset.channels)}), found {image.array.shape[-1]}")
+        raise InputError(
+            f"{source.images[0]}: expected {len(dataset.channels)} channels "
+            f"({', '.join(dataset.channels)}), found {image.array.shape[-1]}"
+        )
     image = image.with_array(_storable(image.array))
     labels = None
     if source.label is not None:
@@ -117,8 +119,10 @@ def _read_label(
     values = np.unique(volume.array)
     unknown = [int(v) for v in values if int(v) not in file_values]
     if unknown:
-        raise InputError(f"{path}: expected the label values {sorted(set(file_values) - {IGNORE})} of "
-                         f"dataset.json or {IGNORE} (unannotated), found {unknown[0]}")
+        raise InputError(
+            f"{path}: expected the label values {sorted(set(file_values) - {IGNORE})} of "
+            f"dataset.json or {IGNORE} (unannotated), found {unknown[0]}"
+        )
     index = np.searchsorted(values, volume.array)
     mapped = np.array([file_values[int(v)] for v in values], np.uint8)
     return volume.with_array(mapped[index])
@@ -127,19 +131,24 @@ def _read_label(
 def _placed_on(label: Volume, image: Volume, label_path: Path, image_path: Path) -> Volume:
     """Lays a label that covers a box of the image's grid onto the whole grid, the rest IGNORE."""
     for what in ("spacing", "direction"):
-        if not np.allclose(getattr(label, what), getattr(image, what), rtol=0,
-                           atol=volume_io.GEOMETRY_TOLERANCE):
+        if not np.allclose(
+            getattr(label, what), getattr(image, what), rtol=0, atol=volume_io.GEOMETRY_TOLERANCE
+        ):
             raise InputError(f"{label_path}: expected the {what} of {image_path}, found another")
-    index = volume_io.to_sitk(image.with_array(image.array[..., :1])) \
-        .TransformPhysicalPointToContinuousIndex(label.origin)
+    index = volume_io.to_sitk(
+        image.with_array(image.array[..., :1])
+    ).TransformPhysicalPointToContinuousIndex(label.origin)
     start = [round(i) for i in reversed(index)]
     stop = [s + n for s, n in zip(start, label.shape, strict=True)]
     off_grid = not np.allclose(index[::-1], start, atol=0.01)
     if off_grid or min(start) < 0 or any(e > n for e, n in zip(stop, image.shape, strict=True)):
-        raise InputError(f"{label_path}: expected a box of whole voxels inside {image_path}, found "
-                         f"voxels {start} to {stop} (z, y, x) of {image.shape}")
-    whole = np.full((*image.shape, 1), IGNORE, label.array.dtype if label.array.dtype.itemsize > 1
-                    else np.int16)
+        raise InputError(
+            f"{label_path}: expected a box of whole voxels inside {image_path}, found "
+            f"voxels {start} to {stop} (z, y, x) of {image.shape}"
+        )
+    whole = np.full(
+        (*image.shape, 1), IGNORE, label.array.dtype if label.array.dtype.itemsize > 1 else np.int16
+    )
     whole[tuple(slice(s, e) for s, e in zip(start, stop, strict=True))] = label.array
     return image.with_array(whole)
 
@@ -148,8 +157,10 @@ def _check_annotated(labels: np.ndarray, source: CaseSource, structures: Sequenc
     present = {structures[v - 1] for v in np.unique(labels) if v not in (0, IGNORE)}
     undeclared = sorted(present - set(source.annotated))
     if undeclared:
-        raise InputError(f"{source.label}: expected labels of the structures annotated in this case "
-                         f"({', '.join(source.annotated)}), found {undeclared[0]}")
+        raise InputError(
+            f"{source.label}: expected labels of the structures annotated in this case "
+            f"({', '.join(source.annotated)}), found {undeclared[0]}"
+        )
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
@@ -166,7 +177,11 @@ def _storable(array: np.ndarray) -> np.ndarray:
 def _channel_statistics(array: np.ndarray) -> list[dict[str, float]]:
     channels = array.reshape(-1, array.shape[-1]).astype(np.float64)
     return [
-        {"mean": float(c.mean()), "std": float(c.std()), "minimum": float(c.min()),
-         "maximum": float(c.max())}
+        {
+            "mean": float(c.mean()),
+            "std": float(c.std()),
+            "minimum": float(c.min()),
+            "maximum": float(c.max()),
+        }
         for c in channels.T
     ]

@@ -12,8 +12,16 @@ from tl3d_keras.errors import InputError
 USER_ERROR = 2
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags, calls `main()` and exits: 0 done, 2 bad input or flags, 1 anything else."""
+def run(main: Callable[[], None], command_flags: flags.FlagValues) -> None:
+    """Parses the flags, calls `main()` and exits: 0 done, 2 bad input or flags, 1 anything else.
+
+    Each command keeps its flags in a `FlagValues` of its own, so that several can be imported.
+    """
+    flags.FLAGS.append_flag_values(command_flags)
+    for name in command_flags:
+        # --helpshort lists the flags that are registered for the program.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], command_flags[name])
+    command_flags.mark_as_parsed()
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 

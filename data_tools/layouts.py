@@ -62,12 +62,16 @@ def read_layout(folder: str | Path) -> DataSet:
     structures, file_values = _labels(content, path)
     nnunet = "channel_names" in content
     channels = _channels(content.get("channel_names" if nnunet else "modality"), path)
-    pairs = _nnunet_pairs(content, path, len(channels)) if nnunet else _decathlon_pairs(content, path)
+    pairs = (
+        _nnunet_pairs(content, path, len(channels)) if nnunet else _decathlon_pairs(content, path)
+    )
     annotated = _annotated(content, path, structures)
     unlisted = sorted(annotated.keys() - {case_id for case_id, _, _ in pairs})
     if unlisted:
-        raise InputError(f'{path}: "annotated_labels" names the case {unlisted[0]!r}, which is not '
-                         "among the training cases")
+        raise InputError(
+            f'{path}: "annotated_labels" names the case {unlisted[0]!r}, which is not '
+            "among the training cases"
+        )
     cases = tuple(
         CaseSource(case_id, images, label, annotated.get(case_id, structures))
         for case_id, images, label in pairs
@@ -104,7 +108,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _labels(content: dict[str, Any], path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
     labels = content.get("labels")
     if not isinstance(labels, dict) or not labels:
-        raise InputError(f"{path}: expected \"labels\", found {labels!r}")
+        raise InputError(f'{path}: expected "labels", found {labels!r}')
     by_value: dict[int, str] = {}
     for key, item in labels.items():
         # The Decathlon writes {"1": "liver"}, nnU-Net {"liver": 1}.
@@ -112,8 +116,9 @@ def _labels(content: dict[str, Any], path: Path) -> tuple[tuple[str, ...], dict[
         try:
             number = int(value)
         except (TypeError, ValueError):
-            raise InputError(f"{path}: expected one whole number for the label {name!r}, "
-                             f"found {value!r}") from None
+            raise InputError(
+                f"{path}: expected one whole number for the label {name!r}, found {value!r}"
+            ) from None
         if number in by_value:
             raise InputError(f"{path}: labels {by_value[number]!r} and {name!r} share {number}")
         by_value[number] = name
@@ -141,8 +146,9 @@ def _channels(channels: Any, path: Path) -> tuple[str, ...]:
     try:
         return tuple(str(channels[key]) for key in sorted(channels, key=int))
     except ValueError:
-        raise InputError(f"{path}: expected channels numbered 0, 1, ..., found "
-                         f"{', '.join(channels)}") from None
+        raise InputError(
+            f"{path}: expected channels numbered 0, 1, ..., found {', '.join(channels)}"
+        ) from None
 
 
 _Pairs = list[tuple[str, tuple[Path, ...], Path | None]]
@@ -158,8 +164,10 @@ def _decathlon_pairs(content: dict[str, Any], path: Path) -> _Pairs:
         label = None if isinstance(entry, str) else entry.get("label")
         if not image:
             raise InputError(f'{path}: expected {{"image": ..., "label": ...}}, found {entry!r}')
-        files = [_inside(path.parent, name, path)
-                 for name in ([image] if isinstance(image, str) else image)]
+        files = [
+            _inside(path.parent, name, path)
+            for name in ([image] if isinstance(image, str) else image)
+        ]
         name = case_name(files[0]).removesuffix("_0000") if len(files) > 1 else case_name(files[0])
         pairs.append((name, tuple(files), _inside(path.parent, label, path) if label else None))
     names = [name for name, _, _ in pairs]
@@ -172,13 +180,16 @@ def _decathlon_pairs(content: dict[str, Any], path: Path) -> _Pairs:
 def _nnunet_pairs(content: dict[str, Any], path: Path, num_channels: int) -> _Pairs:
     ending = content.get("file_ending", ".nii.gz")
     if ending not in SUFFIXES:
-        raise InputError(f'{path}: expected "file_ending" of {", ".join(SUFFIXES)}, found {ending!r}')
+        raise InputError(
+            f'{path}: expected "file_ending" of {", ".join(SUFFIXES)}, found {ending!r}'
+        )
     folder = path.parent
     pairs: _Pairs = []
     for first in sorted((folder / "imagesTr").glob(f"*_0000{ending}")):
         name = first.name.removesuffix(f"_0000{ending}")
-        images = tuple(folder / "imagesTr" / f"{name}_{channel:04d}{ending}"
-                       for channel in range(num_channels))
+        images = tuple(
+            folder / "imagesTr" / f"{name}_{channel:04d}{ending}" for channel in range(num_channels)
+        )
         label = folder / "labelsTr" / f"{name}{ending}"
         for file in (*images, label):
             if not file.is_file():
@@ -205,6 +216,8 @@ def _annotated(
     for case, names in listed.items():
         unknown = [name for name in names if name not in structures]
         if unknown:
-            raise InputError(f'{path}: "annotated_labels" of {case} names {unknown[0]!r}; the '
-                             f"structures are {', '.join(structures)}")
+            raise InputError(
+                f'{path}: "annotated_labels" of {case} names {unknown[0]!r}; the '
+                f"structures are {', '.join(structures)}"
+            )
     return {case: tuple(names) for case, names in listed.items()}

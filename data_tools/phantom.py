@@ -23,21 +23,43 @@ from data_tools.command import run
 from tl3d_keras.errors import InputError
 from tl3d_keras.whole_folder import whole_folder
 
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder for the data set.", required=True)
-_NUM_CASES = flags.DEFINE_integer("num_cases", 8, "Number of cases.", lower_bound=1)
-_SHAPE = flags.DEFINE_list("shape", ["96", "80", "96"], "z,y,x in voxels, each at least 16.")
-_SPACING = flags.DEFINE_list("spacing", ["4", "4", "4"], "z,y,x in mm.")
+FLAGS = flags.FlagValues()
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Folder for the data set.", required=True, flag_values=FLAGS
+)
+_NUM_CASES = flags.DEFINE_integer(
+    "num_cases", 8, "Number of cases.", lower_bound=1, flag_values=FLAGS
+)
+_SHAPE = flags.DEFINE_list(
+    "shape", ["96", "80", "96"], "z,y,x in voxels, each at least 16.", flag_values=FLAGS
+)
+_SPACING = flags.DEFINE_list("spacing", ["4", "4", "4"], "z,y,x in mm.", flag_values=FLAGS)
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Seed; a case depends on it and on its own number alone.", lower_bound=0
+    "seed",
+    0,
+    "Seed; a case depends on it and on its own number alone.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 _ANNOTATED_SLICES = flags.DEFINE_float(
-    "annotated_slices", 1.0, "Fraction of axial slices annotated in a case; one at least.", 0.0, 1.0
+    "annotated_slices",
+    1.0,
+    "Fraction of axial slices annotated in a case; one at least.",
+    0.0,
+    1.0,
+    flag_values=FLAGS,
 )
 _ANNOTATED_STRUCTURES = flags.DEFINE_float(
-    "annotated_structures", 1.0, "Fraction of structures annotated in a case; one at least.",
-    0.0, 1.0,
+    "annotated_structures",
+    1.0,
+    "Fraction of structures annotated in a case; one at least.",
+    0.0,
+    1.0,
+    flag_values=FLAGS,
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what is in --output_dir.")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace what is in --output_dir.", flag_values=FLAGS
+)
 
 _SMALLEST_SIDE = 16
 # A pool's start costs as much as a few small cases.
@@ -189,8 +211,8 @@ def _spacing(words: Sequence[str]) -> tuple[float, float, float]:
 
 def cli() -> None:
     """Entry point of the console script."""
-    run(main)
+    run(main, FLAGS)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, FLAGS)

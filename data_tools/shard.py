@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -24,23 +25,45 @@ from tl3d_keras import __version__, manifest
 from tl3d_keras.errors import InputError
 from tl3d_keras.whole_folder import whole_folder
 
+FLAGS = flags.FlagValues()
 _DATASET_DIR = flags.DEFINE_string(
-    "dataset_dir", None, "Folder with dataset.json (Decathlon or nnU-Net v2).", required=True
+    "dataset_dir",
+    None,
+    "Folder with dataset.json (Decathlon or nnU-Net v2).",
+    required=True,
+    flag_values=FLAGS,
 )
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder for the shards.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Folder for the shards.", required=True, flag_values=FLAGS
+)
 _SPACING = flags.DEFINE_list(
-    "spacing", None, "z,y,x in mm of the records; default: the median of the cases, per axis."
+    "spacing",
+    None,
+    "z,y,x in mm of the records; default: the median of the cases, per axis.",
+    flag_values=FLAGS,
 )
-_SHARD_MIB = flags.DEFINE_integer("shard_mib", 256, "Largest shard in MiB.", lower_bound=1)
-_COMPRESSION = flags.DEFINE_enum("compression", "raw", ["raw", "zlib"], "Encoding of the images.")
+_SHARD_MIB = flags.DEFINE_integer(
+    "shard_mib", 256, "Largest shard in MiB.", lower_bound=1, flag_values=FLAGS
+)
+_COMPRESSION = flags.DEFINE_enum(
+    "compression", "raw", ["raw", "zlib"], "Encoding of the images.", flag_values=FLAGS
+)
 _WORKERS = flags.DEFINE_integer(
-    "workers", os.cpu_count() or 1, "Processes that read cases.", lower_bound=1
+    "workers",
+    os.cpu_count() or 1,
+    "Processes that read cases.",
+    lower_bound=1,
+    flag_values=FLAGS,
 )
 _PARTIAL_LABELS = flags.DEFINE_bool(
-    "partial_labels", False,
+    "partial_labels",
+    False,
     "Accept a label file that covers a box of its image's grid; the rest is unannotated.",
+    flag_values=FLAGS,
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what is in --output_dir.")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace what is in --output_dir.", flag_values=FLAGS
+)
 
 # A pool's start costs more than a few small cases.
 _MIN_BYTES_FOR_POOL = 50 << 20
@@ -50,8 +73,14 @@ def main() -> None:
     """Reads the flags and writes the shards."""
     spacing = parse_spacing(_SPACING.value) if _SPACING.value else None
     shard_dataset(
-        Path(_DATASET_DIR.value), Path(_OUTPUT_DIR.value), spacing, _SHARD_MIB.value << 20,
-        _COMPRESSION.value, _WORKERS.value, _PARTIAL_LABELS.value, _OVERWRITE.value,
+        Path(_DATASET_DIR.value),
+        Path(_OUTPUT_DIR.value),
+        spacing,
+        _SHARD_MIB.value << 20,
+        _COMPRESSION.value,
+        _WORKERS.value,
+        _PARTIAL_LABELS.value,
+        _OVERWRITE.value,
     )
 
 
@@ -99,14 +128,18 @@ def shard_dataset(
             found = [case_reader.canonical_spacing(case) for case in dataset.cases]
             z, y, x = np.median(found, axis=0).round(4)
             spacing = float(z), float(y), float(x)
-        print(f"{len(dataset.cases)} cases, {len(dataset.structures)} structures, "
-              f"spacing {', '.join(f'{s:g}' for s in spacing)} mm (z, y, x)")
+        print(
+            f"{len(dataset.cases)} cases, {len(dataset.structures)} structures, "
+            f"spacing {', '.join(f'{s:g}' for s in spacing)} mm (z, y, x)"
+        )
         cases = _read_all(dataset, spacing, partial_labels, workers)
         written = _write(cases, dataset, spacing, folder, shard_bytes, compression)
         manifest.save(written, folder)
     _print_totals(written)
-    print(f"{len(written.cases)} cases in {len(written.shards)} shards, "
-          f"{sum(s.bytes for s in written.shards) / 2**20:.1f} MiB: {output_dir}")
+    print(
+        f"{len(written.cases)} cases in {len(written.shards)} shards, "
+        f"{sum(s.bytes for s in written.shards) / 2**20:.1f} MiB: {output_dir}"
+    )
     return written
 
 
@@ -150,10 +183,18 @@ def _write(
         annotated = [dataset.structures.index(name) + 1 for name in case.annotated]
         data = records.encode(case.case_id, case.image, case.labels, annotated, compression)
         shard, offset = writer.write(data)
-        entries.append(manifest.CaseEntry(
-            case.case_id, shard, offset, len(data), case.image.array.shape, list(case.annotated),
-            case.coverage, case.intensity,
-        ))
+        entries.append(
+            manifest.CaseEntry(
+                case.case_id,
+                shard,
+                offset,
+                len(data),
+                case.image.array.shape,
+                list(case.annotated),
+                case.coverage,
+                case.intensity,
+            )
+        )
         foreground.append(case.foreground)
         print(_coverage_line(entries[-1]), flush=True)
     return manifest.Manifest(
@@ -176,7 +217,7 @@ class _ShardWriter:
         self._folder = folder
         self._limit = shard_bytes
         self._sizes: list[int] = []
-        self._writer = None
+        self._writer: Any = None
 
     def write(self, data: bytes) -> tuple[int, int]:
         """Writes a record; returns its shard's index and the byte at which its data start."""
@@ -198,8 +239,10 @@ class _ShardWriter:
         if self._writer is not None:
             self._writer.close()
         paths = [self._path(index) for index in range(len(self._sizes))]
-        return [manifest.ShardEntry(path.name, size, manifest.file_crc32c(path))
-                for path, size in zip(paths, self._sizes, strict=True)]
+        return [
+            manifest.ShardEntry(path.name, size, manifest.file_crc32c(path))
+            for path, size in zip(paths, self._sizes, strict=True)
+        ]
 
     def _path(self, index: int) -> Path:
         return self._folder / f"shard-{index:05d}.tfrecord"
@@ -210,10 +253,21 @@ def _foreground_statistics(samples: np.ndarray) -> list[dict[str, float]]:
         return []
     low, median, high = np.percentile(samples, [0.5, 50, 99.5], axis=0)
     return [
-        {"percentile_00_5": float(a), "median": float(b), "percentile_99_5": float(c),
-         "mean": float(m), "std": float(s)}
-        for a, b, c, m, s in zip(low, median, high, samples.mean(axis=0, dtype=np.float64),
-                                 samples.std(axis=0, dtype=np.float64), strict=True)
+        {
+            "percentile_00_5": float(a),
+            "median": float(b),
+            "percentile_99_5": float(c),
+            "mean": float(m),
+            "std": float(s),
+        }
+        for a, b, c, m, s in zip(
+            low,
+            median,
+            high,
+            samples.mean(axis=0, dtype=np.float64),
+            samples.std(axis=0, dtype=np.float64),
+            strict=True,
+        )
     ]
 
 
@@ -224,8 +278,10 @@ def _coverage_line(case: manifest.CaseEntry) -> str:
         f"{name} {case.coverage[name]['slices']} slices {case.coverage[name]['voxels']} voxels"
         for name in case.annotated_structures
     )
-    return (f"{case.case_id}: annotated {counts['slices']} of {z} slices, {counts['voxels']} voxels "
-            f"({counts['voxels'] / (z * y * x):.1%}): {structures or 'no labels'}")
+    return (
+        f"{case.case_id}: annotated {counts['slices']} of {z} slices, {counts['voxels']} voxels "
+        f"({counts['voxels'] / (z * y * x):.1%}): {structures or 'no labels'}"
+    )
 
 
 def _print_totals(written: manifest.Manifest) -> None:
@@ -234,13 +290,15 @@ def _print_totals(written: manifest.Manifest) -> None:
     for name in written.structures:
         annotated = [c for c in written.cases if name in c.annotated_structures]
         counts = [c.coverage[name] for c in annotated]
-        print(f"{name:{width}}  {len(annotated):6d} cases  {sum(c['voxels'] > 0 for c in counts):4d} "
-              f"cases  {sum(c['slices'] for c in counts):8d}  {sum(c['voxels'] for c in counts):12d}")
+        print(
+            f"{name:{width}}  {len(annotated):6d} cases  {sum(c['voxels'] > 0 for c in counts):4d} "
+            f"cases  {sum(c['slices'] for c in counts):8d}  {sum(c['voxels'] for c in counts):12d}"
+        )
 
 
 def cli() -> None:
     """The console script."""
-    run(main)
+    run(main, FLAGS)
 
 
 if __name__ == "__main__":

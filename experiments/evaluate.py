@@ -25,24 +25,40 @@ from tl3d_keras.errors import InputError
 from tl3d_keras.evaluation import METRICS, Scores, Summary
 from tl3d_keras.whole_folder import whole_folder
 
+FLAGS = flags.FlagValues()
 _PREDICTION = flags.DEFINE_string(
-    "prediction", None, "Label file, or folder of label files: 0 background, 1..K the structures.",
+    "prediction",
+    None,
+    "Label file, or folder of label files: 0 background, 1..K the structures.",
     required=True,
+    flag_values=FLAGS,
 )
 _REFERENCE = flags.DEFINE_string(
-    "reference", None, "Label file or folder of label files, 255 where unannotated. A dataset.json "
+    "reference",
+    None,
+    "Label file or folder of label files, 255 where unannotated. A dataset.json "
     "in the folder or the one above tells names, values and the structures annotated by case.",
     required=True,
+    flag_values=FLAGS,
 )
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder for the scores.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Folder for the scores.", required=True, flag_values=FLAGS
+)
 _STRUCTURES = flags.DEFINE_list(
-    "structures", None, "Names of labels 1..K; dataset.json is not read then."
+    "structures",
+    None,
+    "Names of labels 1..K; dataset.json is not read then.",
+    flag_values=FLAGS,
 )
 _DATASET_VALUES = flags.DEFINE_bool(
-    "prediction_has_dataset_values", False,
+    "prediction_has_dataset_values",
+    False,
     "The predictions hold the label values of dataset.json as they are, where those are not 1..K.",
+    flag_values=FLAGS,
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what is in --output_dir.")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace what is in --output_dir.", flag_values=FLAGS
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +90,12 @@ class Labels:
 def main() -> None:
     """Reads the flags, writes the scores and prints their means."""
     result = evaluate(
-        Path(_PREDICTION.value), Path(_REFERENCE.value), Path(_OUTPUT_DIR.value),
-        _STRUCTURES.value or (), _DATASET_VALUES.value, _OVERWRITE.value,
+        Path(_PREDICTION.value),
+        Path(_REFERENCE.value),
+        Path(_OUTPUT_DIR.value),
+        _STRUCTURES.value or (),
+        _DATASET_VALUES.value,
+        _OVERWRITE.value,
     )
     _print_table(result)
     print(f"metrics.json and metrics.csv: {_OUTPUT_DIR.value}")
@@ -96,8 +116,9 @@ def evaluate(
     """
     for path in (prediction, reference):
         if path.resolve().is_relative_to(output_dir.resolve()):
-            raise InputError(f"{output_dir}: expected another folder than that of the label files, "
-                             f"found {path}")
+            raise InputError(
+                f"{output_dir}: expected another folder than that of the label files, found {path}"
+            )
     with whole_folder(output_dir, overwrite) as folder:
         cases = _paired(prediction, reference)
         labels = _labels(cases, reference, structures, prediction_has_dataset_values)
@@ -105,8 +126,12 @@ def evaluate(
         for case in cases:
             scores[case.name] = _scored(case, labels)
             dice = [s.dice for s in scores[case.name].values() if s.dice is not None]
-            print(f"{case.name}: mean Dice {np.mean(dice):.4f}" if dice
-                  else f"{case.name}: nothing to score", flush=True)
+            print(
+                f"{case.name}: mean Dice {np.mean(dice):.4f}"
+                if dice
+                else f"{case.name}: nothing to score",
+                flush=True,
+            )
         result = evaluation.summary(scores.values(), labels.structures.values())
         _write(folder, scores, result)
     return result
@@ -121,8 +146,9 @@ def _paired(prediction: Path, reference: Path) -> list[Case]:
         folder = prediction if prediction.is_dir() else prediction.parent
         path = references[missing[0]]
         more = f"; {len(missing) - 1} more are missing" if len(missing) > 1 else ""
-        raise InputError(f"{folder / path.name}: no such file, though the reference {path} is "
-                         f"there{more}")
+        raise InputError(
+            f"{folder / path.name}: no such file, though the reference {path} is there{more}"
+        )
     extra = [name for name in predictions if name not in references]
     if extra:
         print(f"predictions without a reference, skipped: {', '.join(extra)}")
@@ -142,8 +168,9 @@ def _label_files(path: Path) -> dict[str, Path]:
         if first != file:
             raise InputError(f"{file}: expected one file a case, found {first.name} too")
     if not files:
-        raise InputError(f"{path}: expected label files ({', '.join(volume_io.SUFFIXES)}), "
-                         "found none")
+        raise InputError(
+            f"{path}: expected label files ({', '.join(volume_io.SUFFIXES)}), found none"
+        )
     return files
 
 
@@ -151,11 +178,19 @@ def _labels(
     cases: Iterable[Case], reference: Path, names: Sequence[str], dataset_values: bool
 ) -> Labels:
     folder = (reference if reference.is_dir() else reference.parent).absolute()
-    described = next((path for path in (folder / "dataset.json", folder.parent / "dataset.json")
-                      if path.is_file()), None)
+    described = next(
+        (
+            path
+            for path in (folder / "dataset.json", folder.parent / "dataset.json")
+            if path.is_file()
+        ),
+        None,
+    )
     if names and (len(set(names)) < len(names) or len(names) > MAX_STRUCTURES):
-        raise InputError(f"--structures: expected at most {MAX_STRUCTURES} different names, "
-                         f"found {','.join(names)}")
+        raise InputError(
+            f"--structures: expected at most {MAX_STRUCTURES} different names, "
+            f"found {','.join(names)}"
+        )
     if described and not names:
         names, dataset_meaning = layouts.read_labels(described)
         structures = dict(enumerate(names, start=1))
@@ -178,13 +213,17 @@ def _found_values(cases: Iterable[Case]) -> list[int]:
             values = np.unique(volume_io.read_labels(path).array).tolist()
             if values[0] < 0 or values[-1] > IGNORE:
                 wrong = values[0] if values[0] < 0 else values[-1]
-                raise InputError(f"{path}: expected label values 0 to {MAX_STRUCTURES} or {IGNORE} "
-                                 f"(unannotated), found {wrong}")
+                raise InputError(
+                    f"{path}: expected label values 0 to {MAX_STRUCTURES} or {IGNORE} "
+                    f"(unannotated), found {wrong}"
+                )
             found.update(values)
     found -= {0, IGNORE}
     if not found:
-        raise InputError(f"{path}: expected structures in the label files, found background alone "
-                         "in all; name the structures by --structures or a dataset.json")
+        raise InputError(
+            f"{path}: expected structures in the label files, found background alone "
+            "in all; name the structures by --structures or a dataset.json"
+        )
     return sorted(found)
 
 
@@ -196,8 +235,10 @@ def _scored(case: Case, labels: Labels) -> dict[str, Scores]:
     predicted = _mapped(prediction.array[..., 0], labels.prediction, case.prediction)
     undecided = int(((predicted == IGNORE) & (true != IGNORE)).sum())
     if undecided:
-        raise InputError(f"{case.prediction}: expected a label at every annotated voxel of "
-                         f"{case.reference}, found {undecided} voxels that say unannotated")
+        raise InputError(
+            f"{case.prediction}: expected a label at every annotated voxel of "
+            f"{case.reference}, found {undecided} voxels that say unannotated"
+        )
     return evaluation.evaluate_case(
         predicted, true, reference.spacing, labels.structures, labels.annotated.get(case.name)
     )
@@ -207,23 +248,27 @@ def _mapped(array: np.ndarray, meaning: Mapping[int, int], path: Path) -> np.nda
     values = np.unique(array)
     unknown = [int(v) for v in values if int(v) not in meaning]
     if unknown:
-        raise InputError(f"{path}: expected the label values {sorted(set(meaning) - {IGNORE})} or "
-                         f"{IGNORE} (unannotated), found {unknown[0]}")
+        raise InputError(
+            f"{path}: expected the label values {sorted(set(meaning) - {IGNORE})} or "
+            f"{IGNORE} (unannotated), found {unknown[0]}"
+        )
     labels = np.array([meaning[int(v)] for v in values], np.uint8)
     return labels[np.searchsorted(values, array)]
 
 
 def _write(folder: Path, scores: Mapping[str, Mapping[str, Scores]], result: Summary) -> None:
-    per_case = {case: {name: asdict(s) for name, s in found.items()}
-                for case, found in scores.items()}
+    per_case = {
+        case: {name: asdict(s) for name, s in found.items()} for case, found in scores.items()
+    }
     content = {"summary": asdict(result), "cases": per_case}
     (folder / "metrics.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["case", "structure", *METRICS])
         writer.writeheader()
         for case, found in per_case.items():
-            writer.writerows({"case": case, "structure": name, **values}
-                             for name, values in found.items())
+            writer.writerows(
+                {"case": case, "structure": name, **values} for name, values in found.items()
+            )
 
 
 def _print_table(result: Summary) -> None:
@@ -232,9 +277,11 @@ def _print_table(result: Summary) -> None:
     for name, found in result.structures.items():
         dice, hd95, nsd, volume, relative = (found[metric].mean for metric in METRICS)
         percent = None if relative is None else 100 * relative
-        print(f"{name:{width}}  {found['dice'].count:5d}  {_text(dice, 6, 4)}  "
-              f"{_text(hd95, 7, 2)}  {_text(nsd, 6, 4)}  {_text(volume, 9, 2)}  "
-              f"{_text(percent, 8, 1)}")
+        print(
+            f"{name:{width}}  {found['dice'].count:5d}  {_text(dice, 6, 4)}  "
+            f"{_text(hd95, 7, 2)}  {_text(nsd, 6, 4)}  {_text(volume, 9, 2)}  "
+            f"{_text(percent, 8, 1)}"
+        )
     print(f"overall mean Dice: {_text(result.mean['dice'], 6, 4)}")
 
 
@@ -244,7 +291,7 @@ def _text(value: float | None, width: int, digits: int) -> str:
 
 def cli() -> None:
     """The console script."""
-    run(main)
+    run(main, FLAGS)
 
 
 if __name__ == "__main__":

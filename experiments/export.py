@@ -10,11 +10,18 @@ from absl import flags
 
 from data_tools.command import load_tensorflow, run
 
-_MODEL = flags.DEFINE_string("model", None, "Model folder.", required=True)
+FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_string("model", None, "Model folder.", required=True, flag_values=FLAGS)
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "The served model's folder; gets a new version.", required=True
+    "output_dir",
+    None,
+    "The served model's folder; gets a new version.",
+    required=True,
+    flag_values=FLAGS,
 )
-_FORMAT = flags.DEFINE_enum("format", "saved_model", ["saved_model"], "What to write.")
+_FORMAT = flags.DEFINE_enum(
+    "format", "saved_model", ["saved_model"], "What to write.", flag_values=FLAGS
+)
 
 
 def main() -> None:
@@ -31,7 +38,7 @@ def main() -> None:
 
 def cli() -> None:
     """The console script."""
-    run(main)
+    run(main, FLAGS)
 
 
 if __name__ == "__main__":

@@ -6,24 +6,27 @@
 writes RUN/model/1. The same command again goes on with an interrupted run.
 """
 
+from absl import flags
+
 from data_tools.command import load_tensorflow, run
 from experiments import training_flags
+
+FLAGS = flags.FlagValues()
+training_flags.define(FLAGS)
 
 
 def main() -> None:
     """Reads the flags and trains."""
-    settings = training_flags.settings()
+    settings = training_flags.settings(FLAGS)
     load_tensorflow()
     from tl3d_keras import training_run
 
-    training_run.run(
-        training_run.RunSettings(**settings), training_flags.OUTPUT_DIR.value, say=print
-    )
+    training_run.run(training_run.RunSettings(**settings), FLAGS.output_dir, say=print)
 
 
 def cli() -> None:
     """The console script."""
-    run(main)
+    run(main, FLAGS)
 
 
 if __name__ == "__main__":

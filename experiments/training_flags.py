@@ -1,83 +1,104 @@
 """The flags that `train_base` and `transfer` share, and the settings they make."""
 
+from functools import partial
 from typing import Any
 
 from absl import flags
 
 from tl3d_keras.errors import InputError
 
-_RECORDS_DIR = flags.DEFINE_string(
-    "records_dir", None, "Folder that data_tools.shard has written.", required=True
-)
-OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Folder of the run; an interrupted run goes on.", required=True
-)
-_FILTERS = flags.DEFINE_integer("filters", 32, "Filters of the first convolution.", lower_bound=1)
-_LEVELS = flags.DEFINE_integer("levels", 4, "Resolutions of the network.", lower_bound=1)
-_PADDING = flags.DEFINE_enum("padding", "valid", ["valid", "same"], "Padding of convolutions.")
-_NORMALIZATION = flags.DEFINE_enum(
-    "normalization", "none", ["none", "group", "instance"], "Normalization layers."
-)
-_PATCH_SIZE = flags.DEFINE_list(
-    "patch_size", None, "z,y,x voxels, or one number; default 132 (valid), 64 (same) or the base's."
-)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 2, "Patches a step.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 2000, "Training steps.", lower_bound=1)
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "At the start; falls along a cosine.",
-                                    lower_bound=0)
-_LOSS = flags.DEFINE_enum("loss", "cross_entropy_dice",
-                          ["cross_entropy", "dice", "cross_entropy_dice"], "Masked loss.")
-_OPTIMIZER = flags.DEFINE_string("optimizer", "adam", "Any optimizer registered with Keras.")
-_PRECISION = flags.DEFINE_enum(
-    "precision", "auto", ["auto", "float32", "mixed_bfloat16", "mixed_float16"],
-    "auto: the fastest that the GPU or processor computes in."
-)
-_STRATEGY = flags.DEFINE_enum(
-    "strategy", "auto", ["auto", "mirrored", "one"], "auto: all GPUs, else one device."
-)
-_NUM_TRAIN = flags.DEFINE_integer(
-    "num_train", None, "Use the first cases of the records only.", lower_bound=1
-)
-_NUM_VALIDATION = flags.DEFINE_integer(
-    "num_validation", None, "Of these, keep the last for validation; default a tenth.",
-    lower_bound=0,
-)
-_WINDOW = flags.DEFINE_list(
-    "window", None, "low,high raw intensities; default by modality: see the artifact's JSON."
-)
-_FLIP_AXES = flags.DEFINE_list(
-    "flip_axes", [], "Axes of z,y,x to flip at random; not x where structures are left or right."
-)
-_STEPS_PER_EPOCH = flags.DEFINE_integer(
-    "steps_per_epoch", None, "Steps between validations and checkpoints; default a twentieth.",
-    lower_bound=1,
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of weights, patches and augmentation.", lower_bound=0)
+
+def define(command_flags: flags.FlagValues) -> None:
+    """Defines the shared flags."""
+    string, integer, enum, numbers, real = (
+        partial(define, flag_values=command_flags)
+        for define in (
+            flags.DEFINE_string,
+            flags.DEFINE_integer,
+            flags.DEFINE_enum,
+            flags.DEFINE_list,
+            flags.DEFINE_float,
+        )
+    )
+    string("records_dir", None, "Folder that data_tools.shard has written.", required=True)
+    string("output_dir", None, "Folder of the run; an interrupted run goes on.", required=True)
+    integer("filters", 32, "Filters of the first convolution.", lower_bound=1)
+    integer("levels", 4, "Resolutions of the network.", lower_bound=1)
+    enum("padding", "valid", ["valid", "same"], "Padding of convolutions.")
+    enum("normalization", "none", ["none", "group", "instance"], "Normalization layers.")
+    numbers(
+        "patch_size",
+        None,
+        "z,y,x voxels, or one number; default 132 (valid), 64 (same) or the base's.",
+    )
+    integer("batch_size", 2, "Patches a step.", lower_bound=1)
+    integer("steps", 2000, "Training steps.", lower_bound=1)
+    real("learning_rate", 1e-3, "At the start; falls along a cosine.", lower_bound=0)
+    enum(
+        "loss",
+        "cross_entropy_dice",
+        ["cross_entropy", "dice", "cross_entropy_dice"],
+        "Masked loss.",
+    )
+    string("optimizer", "adam", "Any optimizer registered with Keras.")
+    enum(
+        "precision",
+        "auto",
+        ["auto", "float32", "mixed_bfloat16", "mixed_float16"],
+        "auto: the fastest that the GPU or processor computes in.",
+    )
+    enum("strategy", "auto", ["auto", "mirrored", "one"], "auto: all GPUs, else one device.")
+    integer("num_train", None, "Use the first cases of the records only.", lower_bound=1)
+    integer(
+        "num_validation",
+        None,
+        "Of these, keep the last for validation; default a tenth, at most 10.",
+        lower_bound=0,
+    )
+    numbers(
+        "window",
+        None,
+        "low,high raw intensities; default: percentiles for CT, z-score for the rest.",
+    )
+    numbers(
+        "flip_axes",
+        [],
+        "Axes of z,y,x to flip at random; not x where structures are left or right.",
+    )
+    integer(
+        "steps_per_epoch",
+        None,
+        "Steps between validations and checkpoints; default a twentieth.",
+        lower_bound=1,
+    )
+    integer("seed", 0, "Of weights, patches and augmentation.", lower_bound=0)
 
 
-def settings(**others: Any) -> dict[str, Any]:
-    """The keyword arguments of `training_run.RunSettings` from these flags and `others`."""
-    return {
-        "records_dir": _RECORDS_DIR.value,
-        "filters": _FILTERS.value,
-        "levels": _LEVELS.value,
-        "padding": _PADDING.value,
-        "normalization": None if _NORMALIZATION.value == "none" else _NORMALIZATION.value,
-        "patch_size": _patch_size(_PATCH_SIZE.value),
-        "batch_size": _BATCH_SIZE.value,
-        "steps": _STEPS.value,
-        "learning_rate": _LEARNING_RATE.value,
-        "loss": _LOSS.value,
-        "optimizer": _OPTIMIZER.value,
-        "precision": _PRECISION.value,
-        "strategy": _STRATEGY.value,
-        "num_train": _NUM_TRAIN.value,
-        "num_validation": _NUM_VALIDATION.value,
-        "window": _numbers("window", _WINDOW.value, float, 2),
-        "flip_axes": _axes(_FLIP_AXES.value),
-        "steps_per_epoch": _STEPS_PER_EPOCH.value,
-        "seed": _SEED.value,
-        **others,
+def settings(command_flags: flags.FlagValues) -> dict[str, Any]:
+    """The keyword arguments of `training_run.RunSettings`."""
+    values = command_flags.flag_values_dict()
+    shared = (
+        "records_dir",
+        "filters",
+        "levels",
+        "padding",
+        "batch_size",
+        "steps",
+        "learning_rate",
+        "loss",
+        "optimizer",
+        "precision",
+        "strategy",
+        "num_train",
+        "num_validation",
+        "steps_per_epoch",
+        "seed",
+    )
+    return {name: values[name] for name in shared} | {
+        "normalization": None if values["normalization"] == "none" else values["normalization"],
+        "patch_size": _patch_size(values["patch_size"]),
+        "window": _numbers("window", values["window"], float, 2),
+        "flip_axes": _axes(values["flip_axes"]),
     }
 
 

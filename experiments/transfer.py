@@ -13,37 +13,54 @@ from absl import flags
 from data_tools.command import load_tensorflow, run
 from experiments import training_flags
 
-_BASE = flags.DEFINE_string("base", None, "Model folder to start from.", required=True)
-_MODE = flags.DEFINE_enum("mode", "finetune", ["scratch", "transfer", "finetune"], "How to start.")
+FLAGS = flags.FlagValues()
+training_flags.define(FLAGS)
+_BASE = flags.DEFINE_string(
+    "base", None, "Model folder to start from.", required=True, flag_values=FLAGS
+)
+_MODE = flags.DEFINE_enum(
+    "mode", "finetune", ["scratch", "transfer", "finetune"], "How to start.", flag_values=FLAGS
+)
 _HEAD = flags.DEFINE_enum(
-    "head", "by_name", ["by_name", "fresh"],
-    "by_name: structures that the base has by name keep their weights; fresh: none does."
+    "head",
+    "by_name",
+    ["by_name", "fresh"],
+    "by_name: structures that the base has by name keep their weights; fresh: none does.",
+    flag_values=FLAGS,
 )
 _FREEZE = flags.DEFINE_list(
-    "freeze", [], "Layer name patterns such as encoder_*,decoder_2_*; finetune's default is both."
+    "freeze",
+    [],
+    "Layer name patterns such as encoder_*,decoder_2_*; finetune's default is both.",
+    flag_values=FLAGS,
 )
 _HEAD_STEPS = flags.DEFINE_integer(
-    "head_steps", None, "Steps of finetune's first stage; default a quarter.", lower_bound=0
+    "head_steps",
+    None,
+    "Steps of finetune's first stage; default a quarter.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 
 
 def main() -> None:
     """Reads the flags and trains."""
-    settings = training_flags.settings(
-        base=_BASE.value, mode=_MODE.value, head=_HEAD.value, freeze=tuple(_FREEZE.value),
-        head_steps=_HEAD_STEPS.value,
-    )
+    settings = training_flags.settings(FLAGS) | {
+        "base": _BASE.value,
+        "mode": _MODE.value,
+        "head": _HEAD.value,
+        "freeze": tuple(_FREEZE.value),
+        "head_steps": _HEAD_STEPS.value,
+    }
     load_tensorflow()
     from tl3d_keras import training_run
 
-    training_run.run(
-        training_run.RunSettings(**settings), training_flags.OUTPUT_DIR.value, say=print
-    )
+    training_run.run(training_run.RunSettings(**settings), FLAGS.output_dir, say=print)
 
 
 def cli() -> None:
     """The console script."""
-    run(main)
+    run(main, FLAGS)
 
 
 if __name__ == "__main__":

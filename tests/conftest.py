@@ -6,7 +6,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest
-from absl import flags
 
 from data_tools.command import load_tensorflow
 
@@ -39,14 +38,11 @@ def rng():
 
 @pytest.fixture
 def command():
-    """Runs a command's main in this process with flags: `command(module, name=value, ...)`."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+    """Runs a command's main in this process: `command(module, flag=value, ...)`."""
 
     def call(module, **values):
-        from absl.testing import flagsaver
-
-        with flagsaver.flagsaver(**values):
-            module.main()
+        module.FLAGS.unparse_flags()
+        module.FLAGS([module.__name__, *(f"--{name}={value}" for name, value in values.items())])
+        module.main()
 
     return call

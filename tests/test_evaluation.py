@@ -1,7 +1,6 @@
 """Scores against hand-computed numbers, and the command that computes them from files."""
 
 import csv
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from scipy.spatial.distance import cdist
 
+from experiments import evaluate as evaluate_command
 from tl3d_keras import volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
@@ -38,15 +36,18 @@ def one(prediction: np.ndarray, reference: np.ndarray, spacing=SPACING) -> Score
 
 
 # Every voxel of a 2x2x2 cube is on its surface: half of them move onto the other half.
-@pytest.mark.parametrize(("shift", "dice", "hd95", "nsd"), [
-    ((0, 0, 0), 1.0, 0.0, 1.0),
-    ((0, 0, 1), 0.5, 1.5, 1.0),
-    ((0, 1, 0), 0.5, 2.0, 1.0),
-    ((1, 0, 0), 0.5, 4.0, 1.0),
-    ((0, 0, 2), 0.0, 3.0, 0.5),
-    ((2, 0, 0), 0.0, 8.0, 0.5),
-    ((0, 0, 3), 0.0, 4.5, 0.0),
-])
+@pytest.mark.parametrize(
+    ("shift", "dice", "hd95", "nsd"),
+    [
+        ((0, 0, 0), 1.0, 0.0, 1.0),
+        ((0, 0, 1), 0.5, 1.5, 1.0),
+        ((0, 1, 0), 0.5, 2.0, 1.0),
+        ((1, 0, 0), 0.5, 4.0, 1.0),
+        ((0, 0, 2), 0.0, 3.0, 0.5),
+        ((2, 0, 0), 0.0, 8.0, 0.5),
+        ((0, 0, 3), 0.0, 4.5, 0.0),
+    ],
+)
 def test_shifted_cube(shift, dice, hd95, nsd):
     reference = boxes(((1, 1, 1), (3, 3, 3)))
     prediction = np.roll(reference, shift, (0, 1, 2))
@@ -109,15 +110,18 @@ EMPTY, SMALL, FULL = boxes(), boxes(((2, 2, 2), (3, 3, 3))), boxes(((0, 0, 0), (
 UNANNOTATED = np.full_like(EMPTY, IGNORE)
 
 
-@pytest.mark.parametrize(("prediction", "reference", "expected"), [
-    (EMPTY, EMPTY, UNSCORED),
-    (SMALL, EMPTY, Scores(0.0, None, 0.0, VOXEL_ML, None)),
-    (EMPTY, SMALL, Scores(0.0, None, 0.0, -VOXEL_ML, -1.0)),
-    (SMALL, UNANNOTATED, UNSCORED),
-    (FULL, FULL, Scores(1.0, None, None, 0.0, 0.0)),
-    (EMPTY, FULL, Scores(0.0, None, 0.0, -343 * VOXEL_ML, -1.0)),
-    (SMALL, FULL, Scores(2 / 344, None, 0.0, -342 * VOXEL_ML, -342 / 343)),
-])
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        (EMPTY, EMPTY, UNSCORED),
+        (SMALL, EMPTY, Scores(0.0, None, 0.0, VOXEL_ML, None)),
+        (EMPTY, SMALL, Scores(0.0, None, 0.0, -VOXEL_ML, -1.0)),
+        (SMALL, UNANNOTATED, UNSCORED),
+        (FULL, FULL, Scores(1.0, None, None, 0.0, 0.0)),
+        (EMPTY, FULL, Scores(0.0, None, 0.0, -343 * VOXEL_ML, -1.0)),
+        (SMALL, FULL, Scores(2 / 344, None, 0.0, -342 * VOXEL_ML, -342 / 343)),
+    ],
+)
 def test_empty_and_full(prediction, reference, expected):
     found = one(prediction, reference)
     for metric in METRICS:
@@ -127,8 +131,9 @@ def test_empty_and_full(prediction, reference, expected):
 def direct(prediction: np.ndarray, reference: np.ndarray, value: int) -> tuple[float, float, float]:
     """Dice, HD95 and NSD by the definition, voxel by voxel over the whole volume."""
     seen = set(map(tuple, np.argwhere(reference != IGNORE)))
-    sides = [set(map(tuple, np.argwhere(labels == value))) & seen
-             for labels in (prediction, reference)]
+    sides = [
+        set(map(tuple, np.argwhere(labels == value))) & seen for labels in (prediction, reference)
+    ]
     steps = [s * np.eye(3, dtype=int)[axis] for axis in range(3) for s in (1, -1)]
     surfaces = [
         np.array([v for v in side if any(tuple(v + step) in seen - side for step in steps)])
@@ -143,8 +148,9 @@ def direct(prediction: np.ndarray, reference: np.ndarray, value: int) -> tuple[f
 @pytest.mark.parametrize("seed", range(4))
 def test_crop_changes_nothing(seed):
     rng = np.random.default_rng(seed)
-    reference, prediction = (boxes(((2, 2, 1), (5, 6, 3)), ((2, 1, 4), (4, 5, 6)), shape=(8, 9, 10))
-                             for _ in range(2))
+    reference, prediction = (
+        boxes(((2, 2, 1), (5, 6, 3)), ((2, 1, 4), (4, 5, 6)), shape=(8, 9, 10)) for _ in range(2)
+    )
     for labels in (reference, prediction):
         noisy = rng.random(labels.shape) < 0.1
         labels[noisy] = rng.integers(0, 3, noisy.sum())
@@ -156,7 +162,8 @@ def test_crop_changes_nothing(seed):
     for value, name in ((1, "a"), (2, "b")):
         scores = found[name]
         assert (scores.dice, scores.hd95_mm, scores.nsd) == pytest.approx(
-            direct(prediction, reference, value))
+            direct(prediction, reference, value)
+        )
     padded = (np.pad(a, 5, constant_values=IGNORE) for a in (prediction, reference))
     assert evaluate_case(*padded, SPACING, {1: "a", 2: "b"}) == found
 
@@ -191,21 +198,13 @@ def test_summary():
     assert found.structures["spleen"]["dice"] == Statistics(0.25, 0.0, 1)
     assert found.structures["spleen"]["volume_difference_ml"] == Statistics(0.0, 0.0, 2)
     assert found.structures["kidney"]["dice"] == Statistics(None, None, 0)
-    assert found.mean == {"dice": 0.5, "hd95_mm": 2.0, "nsd": 0.75, "volume_difference_ml": 0.0,
-                          "volume_difference_relative": 0.0}
-
-
-@pytest.fixture(scope="module")
-def command():
-    """The command alone with its flags: flags are global, and other commands' have these names."""
-    others = dict(flags.FLAGS.__dict__)
-    flags.FLAGS.__dict__.update(flags.FlagValues().__dict__)
-    spec = importlib.util.spec_from_file_location("evaluate", ROOT / "experiments" / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    flags.FLAGS.mark_as_parsed()
-    yield module
-    flags.FLAGS.__dict__.update(others)
+    assert found.mean == {
+        "dice": 0.5,
+        "hd95_mm": 2.0,
+        "nsd": 0.75,
+        "volume_difference_ml": 0.0,
+        "volume_difference_relative": 0.0,
+    }
 
 
 def save(path: Path, labels: np.ndarray, spacing=SPACING) -> None:
@@ -236,15 +235,19 @@ def test_command_writes_and_prints(command, folders, capsys):
     prediction, reference, scores = folders
     describe(reference.parent, {"background": 0, "liver": 1, "spleen": 2, "ignore": 3})
     save(prediction / "extra.nii.gz", LIVER_MOVED)
-    for folder, name in ((reference, ".hidden.nii.gz"), (reference, "c.nii.gz.tmp"),
-                         (prediction, "._a.nii.gz")):
+    for folder, name in (
+        (reference, ".hidden.nii.gz"),
+        (reference, "c.nii.gz.tmp"),
+        (prediction, "._a.nii.gz"),
+    ):
         (folder / name).write_bytes(b"")
-    with flagsaver.flagsaver(prediction=str(prediction), reference=str(reference),
-                             output_dir=str(scores)):
-        command.main()
+    command(evaluate_command, prediction=prediction, reference=reference, output_dir=scores)
     printed = capsys.readouterr().out.splitlines()
-    assert printed[:3] == ["predictions without a reference, skipped: extra",
-                           "a: mean Dice 1.0000", "b: mean Dice 0.7500"]
+    assert printed[:3] == [
+        "predictions without a reference, skipped: extra",
+        "a: mean Dice 1.0000",
+        "b: mean Dice 0.7500",
+    ]
     assert [line.split() for line in printed[4:7]] == [
         ["liver", "2", "0.7500", "0.75", "1.0000", "0.00", "0.0"],
         ["spleen", "2", "1.0000", "0.00", "1.0000", "0.00", "0.0"],
@@ -252,50 +255,65 @@ def test_command_writes_and_prints(command, folders, capsys):
     ]
     metrics = json.loads((scores / "metrics.json").read_text())
     assert metrics["cases"]["b"]["liver"] == {
-        "dice": 0.5, "hd95_mm": 1.5, "nsd": 1.0, "volume_difference_ml": 0.0,
-        "volume_difference_relative": 0.0}
+        "dice": 0.5,
+        "hd95_mm": 1.5,
+        "nsd": 1.0,
+        "volume_difference_ml": 0.0,
+        "volume_difference_relative": 0.0,
+    }
     assert metrics["summary"]["structures"]["liver"]["hd95_mm"] == {
-        "mean": 0.75, "std": 0.75, "count": 2}
+        "mean": 0.75,
+        "std": 0.75,
+        "count": 2,
+    }
     assert metrics["summary"]["mean"]["dice"] == 0.875
     with (scores / "metrics.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["case", "structure", *METRICS]
-    assert rows[1:] == [["a", "liver", "1.0", "0.0", "1.0", "0.0", "0.0"],
-                        ["a", "spleen", "1.0", "0.0", "1.0", "0.0", "0.0"],
-                        ["b", "liver", "0.5", "1.5", "1.0", "0.0", "0.0"],
-                        ["b", "spleen", "1.0", "0.0", "1.0", "0.0", "0.0"]]
+    assert rows[1:] == [
+        ["a", "liver", "1.0", "0.0", "1.0", "0.0", "0.0"],
+        ["a", "spleen", "1.0", "0.0", "1.0", "0.0", "0.0"],
+        ["b", "liver", "0.5", "1.5", "1.0", "0.0", "0.0"],
+        ["b", "spleen", "1.0", "0.0", "1.0", "0.0", "0.0"],
+    ]
     assert sorted(p.name for p in scores.iterdir()) == ["metrics.csv", "metrics.json"]
 
 
-def test_undefined_scores_are_null_and_empty(command, tmp_path):
+def test_undefined_scores_are_null_and_empty(tmp_path):
     save(tmp_path / "p.nrrd", boxes())
     save(tmp_path / "r.nii.gz", SMALL)
-    command.evaluate(tmp_path / "p.nrrd", tmp_path / "r.nii.gz", tmp_path / "scores")
+    evaluate_command.evaluate(tmp_path / "p.nrrd", tmp_path / "r.nii.gz", tmp_path / "scores")
     metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert metrics["cases"]["r"]["structure_1"]["hd95_mm"] is None
     assert metrics["summary"]["structures"]["structure_1"]["hd95_mm"] == {
-        "mean": None, "std": None, "count": 0}
+        "mean": None,
+        "std": None,
+        "count": 0,
+    }
     row = (tmp_path / "scores" / "metrics.csv").read_text().splitlines()[1]
     assert row == "r,structure_1,0.0,,0.0,-0.012,-1.0"
 
 
-@pytest.mark.parametrize(("place", "labels", "given", "expected"), [
-    (None, None, (), ["structure_1", "structure_2"]),
-    ("labelsTr", {"0": "background", "1": "liver", "2": "spleen"}, (), ["liver", "spleen"]),
-    (".", {"spleen": 2, "liver": 1, "background": 0}, (), ["liver", "spleen"]),
-    (".", {"liver": 1}, ("hepar", "lien"), ["hepar", "lien"]),
-])
-def test_names_of_structures(command, folders, place, labels, given, expected):
+@pytest.mark.parametrize(
+    ("place", "labels", "given", "expected"),
+    [
+        (None, None, (), ["structure_1", "structure_2"]),
+        ("labelsTr", {"0": "background", "1": "liver", "2": "spleen"}, (), ["liver", "spleen"]),
+        (".", {"spleen": 2, "liver": 1, "background": 0}, (), ["liver", "spleen"]),
+        (".", {"liver": 1}, ("hepar", "lien"), ["hepar", "lien"]),
+    ],
+)
+def test_names_of_structures(folders, place, labels, given, expected):
     prediction, reference, scores = folders
     if place:
         describe(reference.parent / place, labels)
-    result = command.evaluate(prediction, reference / "b.nii.gz", scores, given)
+    result = evaluate_command.evaluate(prediction, reference / "b.nii.gz", scores, given)
     assert list(result.structures) == expected
     assert [s["dice"].mean for s in result.structures.values()] == [0.5, 1.0]
 
 
 @pytest.mark.parametrize("dataset_values", [False, True])
-def test_values_of_the_data_set(command, folders, dataset_values):
+def test_values_of_the_data_set(folders, dataset_values):
     prediction, reference, scores = folders
     describe(reference, {"background": 0, "liver": 2, "spleen": 7, "ignore": 9})
     coded = np.array([0, 2, 7], np.uint8)[LIVER_AND_SPLEEN]
@@ -306,17 +324,18 @@ def test_values_of_the_data_set(command, folders, dataset_values):
     predicted[5:] = 0
     for name in ("a.nii.gz", "b.mha"):
         save(prediction / name, coded if dataset_values else predicted)
-    result = command.evaluate(prediction, reference, scores,
-                              prediction_has_dataset_values=dataset_values)
+    result = evaluate_command.evaluate(
+        prediction, reference, scores, prediction_has_dataset_values=dataset_values
+    )
     assert [s["dice"].mean for s in result.structures.values()] == [1.0, 1.0]
     assert [s["hd95_mm"].mean for s in result.structures.values()] == [0.0, 0.0]
 
 
-def test_structures_annotated_in_a_case(command, folders):
+def test_structures_annotated_in_a_case(folders):
     prediction, reference, scores = folders
     describe(reference, {"liver": 1, "spleen": 2}, annotated_labels={"b": ["spleen"]})
     save(reference / "b.nii.gz", np.where(LIVER_AND_SPLEEN == 1, 0, LIVER_AND_SPLEEN))
-    result = command.evaluate(prediction, reference, scores)
+    result = evaluate_command.evaluate(prediction, reference, scores)
     assert list(json.loads((scores / "metrics.json").read_text())["cases"]["b"]) == ["spleen"]
     assert result.structures["liver"]["dice"] == Statistics(1.0, 0.0, 1)
 
@@ -358,60 +377,69 @@ def no_prediction_folder(prediction, reference):
     prediction.rename(prediction.parent / "elsewhere")
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (remove_prediction, r"prediction/b\.nii\.gz: no such file, though the reference .*b\.nii\.gz"),
-    (undeclared_prediction, r"prediction/a\.nii\.gz: expected the label values \[0, 1, 2\].* 5$"),
-    (undeclared_reference, r"labelsTr/b\.nii\.gz: expected the label values \[0, 1, 2\].* 5$"),
-    (other_spacing, r"prediction/a\.nii\.gz: expected the spacing .*a\.nii\.gz"),
-    (other_shape, r"prediction/a\.nii\.gz: expected the shape .*found \(6, 7, 7\)"),
-    (undecided_prediction, r"prediction/a\.nii\.gz: .*found 8 voxels that say unannotated"),
-    (two_files_of_a_case, r"labelsTr/a\.nrrd: expected one file a case, found a\.nii\.gz too"),
-    (empty_reference, r"labelsTr: expected label files \(.*found none"),
-    (no_prediction_folder, r"prediction: no such file or folder"),
-])
-def test_wrong_input_is_named_and_nothing_is_written(command, folders, spoil, message):
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            remove_prediction,
+            r"prediction/b\.nii\.gz: no such file, though the reference .*b\.nii\.gz",
+        ),
+        (
+            undeclared_prediction,
+            r"prediction/a\.nii\.gz: expected the label values \[0, 1, 2\].* 5$",
+        ),
+        (undeclared_reference, r"labelsTr/b\.nii\.gz: expected the label values \[0, 1, 2\].* 5$"),
+        (other_spacing, r"prediction/a\.nii\.gz: expected the spacing .*a\.nii\.gz"),
+        (other_shape, r"prediction/a\.nii\.gz: expected the shape .*found \(6, 7, 7\)"),
+        (undecided_prediction, r"prediction/a\.nii\.gz: .*found 8 voxels that say unannotated"),
+        (two_files_of_a_case, r"labelsTr/a\.nrrd: expected one file a case, found a\.nii\.gz too"),
+        (empty_reference, r"labelsTr: expected label files \(.*found none"),
+        (no_prediction_folder, r"prediction: no such file or folder"),
+    ],
+)
+def test_wrong_input_is_named_and_nothing_is_written(folders, spoil, message):
     prediction, reference, scores = folders
     spoil(prediction, reference)
     with pytest.raises(InputError, match=message) as error:
-        command.evaluate(prediction, reference, scores, ("liver", "spleen"))
+        evaluate_command.evaluate(prediction, reference, scores, ("liver", "spleen"))
     assert "\n" not in str(error.value)
     assert not [p for p in scores.parent.iterdir() if "scores" in p.name]
 
 
 @pytest.mark.parametrize("value", [-1, 300])
-def test_impossible_value_without_names(command, tmp_path, value):
+def test_impossible_value_without_names(tmp_path, value):
     for name in ("p.nrrd", "r.nrrd"):
         save(tmp_path / name, np.where(SMALL == 1, value, 0).astype(np.int16))
     with pytest.raises(InputError, match=rf"p\.nrrd: expected label values 0 to 254.* {value}$"):
-        command.evaluate(tmp_path / "p.nrrd", tmp_path / "r.nrrd", tmp_path / "scores")
+        evaluate_command.evaluate(tmp_path / "p.nrrd", tmp_path / "r.nrrd", tmp_path / "scores")
 
 
-def test_background_alone_needs_names(command, tmp_path):
+def test_background_alone_needs_names(tmp_path):
     save(tmp_path / "r.nrrd", EMPTY)
     with pytest.raises(InputError, match="found background alone"):
-        command.evaluate(tmp_path / "r.nrrd", tmp_path / "r.nrrd", tmp_path / "scores")
+        evaluate_command.evaluate(tmp_path / "r.nrrd", tmp_path / "r.nrrd", tmp_path / "scores")
 
 
-def test_names_of_structures_differ(command, folders):
+def test_names_of_structures_differ(folders):
     with pytest.raises(InputError, match="different names, found liver,liver"):
-        command.evaluate(*folders, ("liver", "liver"))
+        evaluate_command.evaluate(*folders, ("liver", "liver"))
 
 
 @pytest.mark.parametrize("which", ["prediction", "labelsTr", "."])
-def test_label_files_are_never_overwritten(command, folders, which):
+def test_label_files_are_never_overwritten(folders, which):
     prediction, reference, _ = folders
     with pytest.raises(InputError, match="expected another folder than that of the label files"):
-        command.evaluate(prediction, reference, prediction.parent / which, overwrite=True)
+        evaluate_command.evaluate(prediction, reference, prediction.parent / which, overwrite=True)
     assert (prediction / "a.nii.gz").is_file() and (reference / "a.nii.gz").is_file()
 
 
-def test_overwrite(command, folders):
+def test_overwrite(folders):
     prediction, reference, scores = folders
-    command.evaluate(prediction, reference, scores)
+    evaluate_command.evaluate(prediction, reference, scores)
     with pytest.raises(InputError, match="--overwrite replaces it"):
-        command.evaluate(prediction, reference, scores)
+        evaluate_command.evaluate(prediction, reference, scores)
     save(prediction / "b.mha", LIVER_AND_SPLEEN)
-    command.evaluate(prediction, reference, scores, overwrite=True)
+    evaluate_command.evaluate(prediction, reference, scores, overwrite=True)
     assert json.loads((scores / "metrics.json").read_text())["summary"]["mean"]["dice"] == 1
 
 
@@ -419,9 +447,18 @@ def test_wrong_geometry_exits_with_2(folders):
     prediction, reference, scores = folders
     other_spacing(prediction, reference)
     result = subprocess.run(
-        [sys.executable, "-m", "experiments.evaluate", f"--prediction={prediction}",
-         f"--reference={reference}", f"--output_dir={scores}"],
-        cwd=ROOT, capture_output=True, text=True)
+        [
+            sys.executable,
+            "-m",
+            "experiments.evaluate",
+            f"--prediction={prediction}",
+            f"--reference={reference}",
+            f"--output_dir={scores}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith(f"error: {prediction / 'a.nii.gz'}: expected the spacing")

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 IGNORE = 255
 MAX_STRUCTURES = IGNORE - 1
@@ -122,7 +124,7 @@ def _keep_structures(
             continue
         old = np.nonzero(labels == value)
         new = tuple(t[i] for t, i in zip(target, old, strict=True))
-        far = sum(d[i] for d, i in zip(distance, old, strict=True))
+        far = _distances(distance, old)
         # The last voxel of another structure is taken only when there is no other place.
         sole = (counts[resampled[new]] == 1) & (resampled[new] != 0)
         best = np.lexsort((far, sole))[0]
@@ -130,6 +132,33 @@ def _keep_structures(
         counts[resampled[place]] -= 1
         resampled[place] = value
         counts[value] += 1
+    present = np.setdiff1d(labels, (0, IGNORE))
+    if (counts[present] == 0).any():
+        _make_room(labels, resampled, target, present)
+
+
+def _make_room(
+    labels: np.ndarray,
+    resampled: np.ndarray,
+    target: Sequence[np.ndarray],
+    structures: np.ndarray,
+) -> None:
+    """Gives as many structures as possible a voxel each, where the nearest places are contested."""
+    candidates = []
+    for value in structures:
+        new = tuple(t[i] for t, i in zip(target, np.nonzero(labels == value), strict=True))
+        placed = np.flatnonzero(resampled == value)
+        candidates.append(np.union1d(np.ravel_multi_index(new, resampled.shape), placed))
+    ends = np.cumsum([0, *(len(c) for c in candidates)])
+    places, column = np.unique(np.concatenate(candidates), return_inverse=True)
+    graph = csr_matrix((np.ones(ends[-1]), column, ends), (len(structures), len(places)))
+    match = maximum_bipartite_matching(graph, "column")
+    resampled.flat[places[match[match >= 0]]] = structures[match >= 0]
+
+
+def _distances(distance: Sequence[np.ndarray], old: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Squared mm from old voxels to the centres of the new voxels that they lie in."""
+    return np.sum([d[i] for d, i in zip(distance, old, strict=True)], axis=0)
 
 
 def _assign_nearest(
@@ -139,8 +168,7 @@ def _assign_nearest(
     target: Sequence[np.ndarray],
     distance: Sequence[np.ndarray],
 ) -> None:
-    far = sum(d[i] for d, i in zip(distance, old, strict=True))
-    order = np.argsort(-np.asarray(far), kind="stable")
+    order = np.argsort(-_distances(distance, old), kind="stable")
     new = tuple(t[i][order] for t, i in zip(target, old, strict=True))
     # Assignment runs in order, so the nearest voxel, written last, stays.
     resampled[new] = labels[tuple(i[order] for i in old)]

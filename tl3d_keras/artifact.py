@@ -75,8 +75,10 @@ def save(network: UNet3D, info: ModelInfo, folder: str | os.PathLike) -> Path:
             be written.
     """
     config = network.get_config()
-    for what, names, expected in (("structures", info.structures, config["num_classes"] - 1),
-                                  ("channels", info.channels, config["input_channels"])):
+    for what, names, expected in (
+        ("structures", info.structures, config["num_classes"] - 1),
+        ("channels", info.channels, config["input_channels"]),
+    ):
         if len(names) != expected:
             raise InputError(f"expected {expected} {what} for this network, found {len(names)}")
     served = network.rebuilt(dtype="float32", structures=list(info.structures))
@@ -113,7 +115,9 @@ def load(path: str | os.PathLike, dtype: Any = None) -> Artifact:
     except (tf.errors.OpError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{checkpoint}: cannot read the variables: damaged or incomplete") from error
+        raise InputError(
+            f"{checkpoint}: cannot read the variables: damaged or incomplete"
+        ) from error
     return Artifact(network, info)
 
 
@@ -151,8 +155,11 @@ def latest(path: str | os.PathLike) -> Path:
         return path
     versions = _versions(path)
     if not versions:
-        what = "a SavedModel that tl3d-keras did not write" if (
-            path / "saved_model.pb").is_file() else "no version of a model"
+        what = (
+            "a SavedModel that tl3d-keras did not write"
+            if (path / "saved_model.pb").is_file()
+            else "no version of a model"
+        )
         raise InputError(f"{path}: expected a model folder with {CONFIG_FILE}, found {what}")
     return path / str(max(versions))
 
@@ -185,8 +192,10 @@ def _fill(network: UNet3D, reader: Any, folder: Path) -> None:
         raise InputError(f"{folder}: the weights {', '.join(extra[:5])} are not of this network")
     for key, (name, variable) in expected.items():
         if list(variable.shape) != list(shapes[key]):
-            raise InputError(f"{folder}: expected the shape {tuple(variable.shape)} for {name}, "
-                             f"found {tuple(shapes[key])}")
+            raise InputError(
+                f"{folder}: expected the shape {tuple(variable.shape)} for {name}, "
+                f"found {tuple(shapes[key])}"
+            )
         variable.assign(reader.get_tensor(key))
 
 
@@ -246,17 +255,22 @@ def _info(content: Mapping[str, Any], folder: Path) -> ModelInfo:
 
 def _card(name: str, content: Mapping[str, Any]) -> str:
     network, intensity = content["network"], content["intensity"]
-    window = (f"clipped to {intensity['low']} .. {intensity['high']} and scaled to -1 .. 1"
-              if intensity["mode"] == "window" else "z-score of each volume")
+    window = (
+        f"clipped to {intensity['low']} .. {intensity['high']} and scaled to -1 .. 1"
+        if intensity["mode"] == "window"
+        else "z-score of each volume"
+    )
     lines = [
-        f"# {name}", "",
+        f"# {name}",
+        "",
         f"A 3D U-Net of tl3d-keras {content['tool_version']} for research; not for clinical use.",
         "",
         f"- Structures: {', '.join(content['structures'][1:])}",
         f"- Input: {', '.join(content['channels'])} at {content['spacing']} mm (z, y, x), {window}",
         f"- Network: {network['filters']} filters, {network['levels']} levels, "
         f"{network['padding']} padding, normalization {network['normalization']}",
-        f"- Trained on patches of {content['patch_size']} voxels", "",
+        f"- Trained on patches of {content['patch_size']} voxels",
+        "",
     ]
     for title, values in (("Provenance", content["provenance"]), ("Metrics", content["metrics"])):
         lines += [f"## {title}", "", *(f"- {key}: {value}" for key, value in values.items()), ""]

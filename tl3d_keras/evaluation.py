@@ -105,14 +105,19 @@ def evaluate_case(
         InputError: the shapes differ, or `annotated` holds a name that is no structure.
     """
     if prediction.shape != reference.shape:
-        raise InputError(f"expected a prediction of the reference's shape {reference.shape}, "
-                         f"found {prediction.shape}")
+        raise InputError(
+            f"expected a prediction of the reference's shape {reference.shape}, "
+            f"found {prediction.shape}"
+        )
     unknown = sorted(set(annotated or ()) - set(structures.values()))
     if unknown:
-        raise InputError(f"expected annotated structures among {', '.join(structures.values())}, "
-                         f"found {unknown[0]!r}")
-    scored = {value: name for value, name in structures.items()
-              if annotated is None or name in annotated}
+        raise InputError(
+            f"expected annotated structures among {', '.join(structures.values())}, "
+            f"found {unknown[0]!r}"
+        )
+    scored = {
+        value: name for value, name in structures.items() if annotated is None or name in annotated
+    }
     seen = reference != IGNORE
     prediction = np.where(seen, prediction, 0)
     highest = max(scored, default=0)
@@ -134,12 +139,16 @@ def summary(cases: Iterable[Mapping[str, Scores]], structures: Iterable[str]) ->
     """
     cases = list(cases)
     by_structure = {
-        name: {metric: _statistics([getattr(c[name], metric) for c in cases if name in c])
-               for metric in METRICS}
+        name: {
+            metric: _statistics([getattr(c[name], metric) for c in cases if name in c])
+            for metric in METRICS
+        }
         for name in structures
     }
-    mean = {metric: _statistics([s[metric].mean for s in by_structure.values()]).mean
-            for metric in METRICS}
+    mean = {
+        metric: _statistics([s[metric].mean for s in by_structure.values()]).mean
+        for metric in METRICS
+    }
     return Summary(by_structure, mean)
 
 
@@ -196,8 +205,10 @@ def _surface_scores(
     )
     if not one.any() or not other.any():
         return None, close / count
-    distances = np.concatenate([
-        ndimage.distance_transform_edt(~of, sampling=spacing)[to]
-        for to, of in ((one, other), (other, one))
-    ])
+    distances = np.concatenate(
+        [
+            ndimage.distance_transform_edt(~of, sampling=spacing)[to]
+            for to, of in ((one, other), (other, one))
+        ]
+    )
     return float(np.percentile(distances, 95)), close / count

@@ -68,8 +68,10 @@ def _plan_valid(size: int, geometry: Geometry, max_input: int) -> list[Span]:
     while read + stride <= max_input:
         read += stride
     step = (read - 2 * margin) // stride * stride
-    return [Span(start - margin, read, start, min(start + step, size), 0)
-            for start in range(0, size, step)]
+    return [
+        Span(start - margin, read, start, min(start + step, size), 0)
+        for start in range(0, size, step)
+    ]
 
 
 def _plan_same(size: int, geometry: Geometry, max_input: int) -> list[Span]:
@@ -83,8 +85,15 @@ def _plan_same(size: int, geometry: Geometry, max_input: int) -> list[Span]:
     for start in range(0, size, step):
         read_start = max(0, start - halo)
         read_stop = min(whole, start + step + halo)
-        spans.append(Span(read_start, read_stop - read_start, start, min(start + step, size),
-                          start - read_start))
+        spans.append(
+            Span(
+                read_start,
+                read_stop - read_start,
+                start,
+                min(start + step, size),
+                start - read_start,
+            )
+        )
     return spans
 
 
@@ -108,10 +117,13 @@ def plan_tiles(
         spans = plan_axis(shape[longest], geometry, sizes[longest])
         if max(s.read_size for s in spans) > sizes[longest]:
             need = _largest(axes) * per_voxel / 2**30
-            raise InputError(f"expected at least {need:.1f} GiB for the smallest tile of this "
-                             f"network, found {memory_bytes / 2**30:.1f} GiB; see --memory_gib")
+            raise InputError(
+                f"expected at least {need:.1f} GiB for the smallest tile of this "
+                f"network, found {memory_bytes / 2**30:.1f} GiB; see --memory_gib"
+            )
         axes[longest] = spans
-    return list(product(*axes))
+    z, y, x = axes
+    return list(product(z, y, x))
 
 
 def _largest(axes: Sequence[Sequence[Span]]) -> int:

@@ -87,10 +87,14 @@ def training_batches(
             samples = tf.data.Dataset.range(patches_per_visit)
             return samples.map(
                 lambda sample: _draw(
-                    case, scale, offset,
-                    tf.stack([tf.cast(settings.seed, tf.int64) + 1,
-                              number * patches_per_visit + sample]),
-                    settings, len(manifest.structures),
+                    case,
+                    scale,
+                    offset,
+                    tf.stack(
+                        [tf.cast(settings.seed, tf.int64) + 1, number * patches_per_visit + sample]
+                    ),
+                    settings,
+                    manifest,
                 )
             )
 
@@ -98,8 +102,11 @@ def training_batches(
 
     visits = tf.data.Dataset.range(block * open_cases, np.iinfo(np.int64).max)
     samples = visits.interleave(
-        visit, cycle_length=open_cases, block_length=1,
-        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True,
+        visit,
+        cycle_length=open_cases,
+        block_length=1,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
     )
     batches = samples.skip(skipped).batch(settings.batch_size, drop_remainder=True)
     options = tf.data.Options()
@@ -130,8 +137,10 @@ class _CaseSource:
     def open(self, index: tf.Tensor) -> tf.data.Dataset:
         """A data set of the one parsed case."""
         serialized = tf.data.FixedLengthRecordDataset(
-            self._files[index], record_bytes=self._bytes[index],
-            header_bytes=self._offsets[index], footer_bytes=self._after[index],
+            self._files[index],
+            record_bytes=self._bytes[index],
+            header_bytes=self._offsets[index],
+            footer_bytes=self._after[index],
         )
         return serialized.map(records.parse)
 
@@ -150,7 +159,7 @@ def _draw(
     offset: tf.Tensor,
     seed: tf.Tensor,
     settings: PatchSettings,
-    num_structures: int,
+    manifest: Manifest,
 ) -> dict[str, tf.Tensor]:
     centre_seed, augment_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     centre = patches.draw_centre(case, centre_seed)
@@ -164,12 +173,11 @@ def _draw(
     image = settings.intensity.apply(image, scale, offset)
     labels = patches.crop_labels(case, label_start, label_size)
     image, labels = augment.augment(image, labels, augment_seed, settings.augmentation)
-    # The scalar draws broadcast over a shape that TensorFlow then no longer knows.
-    image = tf.ensure_shape(image, [*settings.image_size, None])
-    structures = tf.range(1, num_structures + 1, dtype=tf.int64)
+    structures = tf.range(1, len(manifest.structures) + 1, dtype=tf.int64)
     annotated = tf.reduce_any(structures[:, tf.newaxis] == case.annotated[tf.newaxis], axis=1)
     return {
-        "image": image,
+        # With a static shape, the channels included, a training step takes half the time.
+        "image": tf.ensure_shape(image, [*settings.image_size, len(manifest.channels)]),
         "labels": tf.ensure_shape(labels, settings.label_size),
         "annotated": tf.concat([[True], annotated], 0),
     }

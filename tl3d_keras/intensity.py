@@ -31,11 +31,15 @@ class Intensity:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise InputError(f"expected an intensity mode of {', '.join(MODES)}, found {self.mode!r}")
+            raise InputError(
+                f"expected an intensity mode of {', '.join(MODES)}, found {self.mode!r}"
+            )
         ordered = all(a < b for a, b in zip(self.low, self.high, strict=False))
         if self.mode == "window" and not (self.low and len(self.low) == len(self.high) and ordered):
-            raise InputError(f"expected a window low < high for each channel, found low {self.low} "
-                             f"and high {self.high}")
+            raise InputError(
+                f"expected a window low < high for each channel, found low {self.low} "
+                f"and high {self.high}"
+            )
 
     def normalise(self, image: tf.Tensor) -> tf.Tensor:
         """Normalises a volume [..., Z, Y, X, C] in raw units, float32 in and out."""
@@ -60,8 +64,10 @@ class Intensity:
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value
-                for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Intensity":

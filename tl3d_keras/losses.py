@@ -107,8 +107,11 @@ class MaskedDice(_MaskedLoss):
         def per_structure(voxels: tf.Tensor) -> tf.Tensor:
             return tf.reduce_sum(tf.reduce_sum(voxels, [1, 2, 3]) * in_case, 0)
 
-        return [per_structure(truth * probabilities), per_structure(probabilities),
-                per_structure(truth)]
+        return [
+            per_structure(truth * probabilities),
+            per_structure(probabilities),
+            per_structure(truth),
+        ]
 
     def combine(self, sums: list[tf.Tensor]) -> tf.Tensor:
         overlap, predicted, true = sums
@@ -129,8 +132,10 @@ class MaskedCrossEntropyDice(_MaskedLoss):
     def sums(
         self, truth: tf.Tensor, log_probabilities: tf.Tensor, annotated: tf.Tensor
     ) -> list[tf.Tensor]:
-        return [*self._cross_entropy.sums(truth, log_probabilities, annotated),
-                *self._dice.sums(truth, log_probabilities, annotated)]
+        return [
+            *self._cross_entropy.sums(truth, log_probabilities, annotated),
+            *self._dice.sums(truth, log_probabilities, annotated),
+        ]
 
     def combine(self, sums: list[tf.Tensor]) -> tf.Tensor:
         return self._cross_entropy.combine(sums[:2]) + self._dice.combine(sums[2:])

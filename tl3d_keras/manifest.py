@@ -83,8 +83,10 @@ class Manifest:
         by_name = {case.case_id: case for case in self.cases}
         unknown = [name for name in case_ids if name not in by_name]
         if unknown:
-            raise InputError(f"expected case names of the records ({len(by_name)} cases, from "
-                             f"{self.cases[0].case_id} on), found {', '.join(unknown[:5])}")
+            raise InputError(
+                f"expected case names of the records ({len(by_name)} cases, from "
+                f"{self.cases[0].case_id} on), found {', '.join(unknown[:5])}"
+            )
         return [by_name[name] for name in case_ids]
 
     def is_fully_labelled(self, case: CaseEntry) -> bool:

@@ -84,5 +84,6 @@ class DiceSums:
 
     def dice(self) -> list[float | None]:
         """One value a structure, None where it was neither predicted nor annotated."""
-        return [float(2 * o / s) if s else None
-                for o, s in zip(self._overlap, self._sizes, strict=True)]
+        return [
+            float(2 * o / s) if s else None for o, s in zip(self._overlap, self._sizes, strict=True)
+        ]

@@ -69,8 +69,11 @@ def crop_image(image: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor
     shape = tf.shape(image, tf.int64)[:3]
     begin = tf.clip_by_value(start, 0, shape)
     end = tf.clip_by_value(start + size, begin, shape)
-    box = tf.slice(image, tf.concat([begin, [0]], 0),
-                   tf.concat([end - begin, [tf.shape(image, tf.int64)[3]]], 0))
+    box = tf.slice(
+        image,
+        tf.concat([begin, [0]], 0),
+        tf.concat([end - begin, [tf.shape(image, tf.int64)[3]]], 0),
+    )
     before = tf.clip_by_value(begin - start, 0, size)
     after = size - before - (end - begin)
     return tf.pad(box, tf.concat([tf.stack([before, after], 1), [[0, 0]]], 0))
@@ -90,7 +93,7 @@ def crop_labels(case: Case, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     shape = tf.shape(case.image, tf.int64)[:3]
     z, y, x = (start[axis] + tf.range(size[axis]) for axis in range(3))
     z, y, x = z[:, tf.newaxis, tf.newaxis], y[:, tf.newaxis], x
-    inside = ((z >= 0) & (z < shape[0]) & (y >= 0) & (y < shape[1]) & (x >= 0) & (x < shape[2]))
+    inside = (z >= 0) & (z < shape[0]) & (y >= 0) & (y < shape[1]) & (x >= 0) & (x < shape[2])
     flat = tf.reshape((z * shape[1] + y) * shape[2] + x, [-1])
     # A run in front of all makes every search succeed.
     first = tf.concat([[tf.int64.min], case.start], 0)

@@ -11,10 +11,28 @@ from tl3d_keras.unet3d import HEAD, UNet3D, named_weights
 
 # In the file's channel order; background comes after them.
 STRUCTURES = (
-    "aorta", "bladder", "duodenum", "gallbladder", "heart", "inferior_vena_cava",
-    "left_adrenal_gland", "left_kidney", "left_lung", "left_psoas_major", "liver", "pancreas",
-    "portal_vein_and_splenic_vein", "right_adrenal_gland", "right_kidney", "right_lung",
-    "right_psoas_major", "spinal_cord", "spleen", "sternum", "stomach", "trachea",
+    "aorta",
+    "bladder",
+    "duodenum",
+    "gallbladder",
+    "heart",
+    "inferior_vena_cava",
+    "left_adrenal_gland",
+    "left_kidney",
+    "left_lung",
+    "left_psoas_major",
+    "liver",
+    "pancreas",
+    "portal_vein_and_splenic_vein",
+    "right_adrenal_gland",
+    "right_kidney",
+    "right_lung",
+    "right_psoas_major",
+    "spinal_cord",
+    "spleen",
+    "sternum",
+    "stomach",
+    "trachea",
 )
 # Hounsfield units to which their input was clipped; it was not scaled.
 WINDOW = (-500.0, 400.0)
@@ -29,20 +47,24 @@ def load_weights(network: UNet3D, path: str | os.PathLike) -> None:
     Raises:
         InputError: the file cannot be read, or a layer's weights do not fit; the message names it.
     """
-    convolutions = [name.removesuffix("/kernel")
-                    for name in named_weights(network) if name.endswith("/kernel")]
+    convolutions = [
+        name.removesuffix("/kernel") for name in named_weights(network) if name.endswith("/kernel")
+    ]
     stored = _read(path)
     if len(stored) != len(convolutions):
-        raise InputError(f"{path}: expected {len(convolutions)} layers with weights, "
-                         f"found {len(stored)}")
+        raise InputError(
+            f"{path}: expected {len(convolutions)} layers with weights, found {len(stored)}"
+        )
     variables = named_weights(network)
     for name, (stored_name, arrays) in zip(convolutions, stored, strict=True):
         targets = [variables[f"{name}/kernel"], variables[f"{name}/bias"]]
         found = [tuple(a.shape) for a in arrays]
         expected = [tuple(v.shape) for v in targets]
         if found != expected:
-            raise InputError(f"{path}: expected the shapes {expected} for layer {stored_name} "
-                             f"({name}), found {found}")
+            raise InputError(
+                f"{path}: expected the shapes {expected} for layer {stored_name} "
+                f"({name}), found {found}"
+            )
         for variable, array in zip(targets, arrays, strict=True):
             variable.assign(np.roll(array, 1, axis=-1) if name == HEAD else array)
 

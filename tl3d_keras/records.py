@@ -90,8 +90,9 @@ def encode(
         "image/shape": _ints(image.array.shape),
         "image/dtype": _bytes(dtype.encode()),
         "image/encoding": _bytes(encoding.encode()),
-        "geometry": tf.train.Feature(float_list=tf.train.FloatList(
-            value=[*image.spacing, *image.origin, *image.direction])),
+        "geometry": tf.train.Feature(
+            float_list=tf.train.FloatList(value=[*image.spacing, *image.origin, *image.direction])
+        ),
         "label/start": _ints(runs.start),
         "label/length": _ints(runs.length),
         "label/value": _ints(runs.value),
@@ -134,7 +135,10 @@ def dense_labels(case: Case) -> np.ndarray:
 def to_volumes(case: Case) -> tuple[Volume, np.ndarray]:
     """The float32 image on its grid and the uint8 labels of a case that was parsed eagerly."""
     geometry = [float(g) for g in case.geometry.numpy()]
-    spacing, origin = (geometry[0], geometry[1], geometry[2]), (geometry[3], geometry[4], geometry[5])
+    spacing, origin = (
+        (geometry[0], geometry[1], geometry[2]),
+        (geometry[3], geometry[4], geometry[5]),
+    )
     image = Volume(case.image.numpy(), spacing, origin, tuple(geometry[6:]))
     return image, dense_labels(case)
 

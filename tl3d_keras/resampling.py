@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from tl3d_keras import annotation
 from tl3d_keras.volume_io import Volume, from_sitk, to_sitk
 
-# Array axes run superior, posterior, left: ITK's LPS, so left and right mean the same in every file.
+# Array axes run to superior, posterior, left, so that left and right mean the same everywhere.
 ORIENTATION = "LPS"
 
 

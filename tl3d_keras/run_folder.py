@@ -27,8 +27,9 @@ class TrainingState:
 
     def __init__(self, network: UNet3D) -> None:
         self._weights = named_weights(network)
-        self._best = {name: tf.Variable(v.numpy(), trainable=False)
-                      for name, v in self._weights.items()}
+        self._best = {
+            name: tf.Variable(v.numpy(), trainable=False) for name, v in self._weights.items()
+        }
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._best_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._best_dice = tf.Variable(-1.0, trainable=False)
@@ -55,11 +56,11 @@ class TrainingState:
 
     def attach(self, optimizer: Any) -> None:
         """Adds a built optimizer's state, in place of a former stage's."""
-        # Keras 2 optimizers are checkpointed as they are; those of Keras 3 hold their variables
-        # in wrappers that TensorFlow does not see.
-        self._optimizer = optimizer if isinstance(optimizer, tf.__internal__.tracking.AutoTrackable) \
-            and not hasattr(optimizer, "stateless_apply") \
-            else {f"{i:04d}": v.value for i, v in enumerate(optimizer.variables)}
+        if hasattr(optimizer, "stateless_apply"):
+            # Keras 3 holds the variables in wrappers that a tf.train.Checkpoint does not see.
+            self._optimizer = {f"{i:04d}": v.value for i, v in enumerate(optimizer.variables)}
+        else:
+            self._optimizer = optimizer
 
     def offer(self, dice: float) -> None:
         """Keeps the present weights as the best if `dice` is higher than before."""
@@ -76,8 +77,13 @@ class TrainingState:
 
     def checkpoint(self) -> tf.train.Checkpoint:
         """What is saved."""
-        parts = {"weights": self._weights, "best": self._best, "step": self._step,
-                 "best_step": self._best_step, "best_dice": self._best_dice}
+        parts = {
+            "weights": self._weights,
+            "best": self._best,
+            "step": self._step,
+            "best_step": self._best_step,
+            "best_dice": self._best_dice,
+        }
         if self._optimizer is not None:
             parts["optimizer"] = self._optimizer
         return tf.train.Checkpoint(**parts)
@@ -109,8 +115,12 @@ class RunFolder:
         self._run: dict[str, Any] = {"settings": json.loads(json.dumps(settings))}
         self._compare_with_former()
         self._run.setdefault("seconds", 0.0)
-        self._run["versions"] = {"tl3d_keras": __version__, "tensorflow": tf.__version__,
-                                 "keras": tf.keras.__version__, "numpy": np.__version__}
+        self._run["versions"] = {
+            "tl3d_keras": __version__,
+            "tensorflow": tf.__version__,
+            "keras": tf.keras.__version__,
+            "numpy": np.__version__,
+        }
         self._writer: Any = None
 
     @property
@@ -132,7 +142,8 @@ class RunFolder:
         self._started = now
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._run["peak_memory_gib"] = round(
-            max(peak / 2**30, self._run.get("peak_memory_gib", 0.0)), 2)
+            max(peak / 2**30, self._run.get("peak_memory_gib", 0.0)), 2
+        )
         _replace(self.path / "run.json", json.dumps(self._run, indent=1) + "\n")
 
     def restore(self, state: TrainingState) -> None:
@@ -175,7 +186,9 @@ class RunFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: expected the run.json of a training run") from error
         mine = self._run["settings"]
-        differing = sorted(k for k in mine.keys() | settings.keys() if mine.get(k) != settings.get(k))
+        differing = sorted(
+            key for key in mine.keys() | settings.keys() if mine.get(key) != settings.get(key)
+        )
         if differing:
             key = differing[0]
             raise InputError(

@@ -184,8 +184,12 @@ def train(
             length = min(steps_per_epoch, end - state.step)
             epochs = (end - state.step) // length
             trainer.fit(
-                batches(state.step), epochs=epochs, steps_per_epoch=length, shuffle=False,
-                callbacks=[keeper], verbose=1 if sys.stdout.isatty() else 2,
+                batches(state.step),
+                epochs=epochs,
+                steps_per_epoch=length,
+                shuffle=False,
+                callbacks=[keeper],
+                verbose=1 if sys.stdout.isatty() else 2,
             )
     freeze(network, ())
     if state.best_step:
@@ -221,8 +225,9 @@ class _Keeper(tf.keras.callbacks.Callback):
             known = [d for d in dice if d is not None]
             mean = sum(known) / len(known) if known else 0.0
             row["validation_dice"] = mean
-            row |= {f"validation_dice/{name}": d
-                    for name, d in zip(self._structures, dice, strict=True)}
+            row |= {
+                f"validation_dice/{name}": d for name, d in zip(self._structures, dice, strict=True)
+            }
             self._state.offer(mean)
         self._folder.log(row)
         self._folder.save(self._state)
@@ -233,12 +238,11 @@ def _optimizer(name: str, stage: Stage, network: UNet3D) -> Any:
         stage.learning_rate, stage.steps, alpha=LEARNING_RATE_FLOOR
     )
     try:
-        rule = tf.keras.optimizers.get(
-            {"class_name": name, "config": {"learning_rate": rate}}
-        )
+        rule = tf.keras.optimizers.get({"class_name": name, "config": {"learning_rate": rate}})
     except (ValueError, TypeError) as error:
-        raise InputError(f"expected an optimizer that Keras knows, such as adam, found {name!r}") \
-            from error
+        raise InputError(
+            f"expected an optimizer that Keras knows, such as adam, found {name!r}"
+        ) from error
     if network.get_config()["dtype"] == "mixed_float16":
         rule = tf.keras.mixed_precision.LossScaleOptimizer(rule)
     return rule

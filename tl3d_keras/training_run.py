@@ -131,9 +131,10 @@ def split_cases(
     if held_out is None:
         held_out = min(_MAX_AUTO_VALIDATION, len(cases) // _AUTO_VALIDATION_SHARE)
     if held_out >= len(cases):
-        raise InputError(f"expected fewer validation cases than the {len(cases)} cases, "
-                         f"found {held_out}")
-    return cases[: len(cases) - held_out], cases[len(cases) - held_out:]
+        raise InputError(
+            f"expected fewer validation cases than the {len(cases)} cases, found {held_out}"
+        )
+    return cases[: len(cases) - held_out], cases[len(cases) - held_out :]
 
 
 def make_stages(settings: RunSettings) -> list[Stage]:
@@ -160,8 +161,10 @@ def _train(
 ) -> None:
     strategy = training.choose_strategy(settings.strategy)
     if settings.batch_size % strategy.num_replicas_in_sync:
-        raise InputError(f"expected --batch_size to be a multiple of the "
-                         f"{strategy.num_replicas_in_sync} devices, found {settings.batch_size}")
+        raise InputError(
+            f"expected --batch_size to be a multiple of the "
+            f"{strategy.num_replicas_in_sync} devices, found {settings.batch_size}"
+        )
     stages = make_stages(settings)
     precision = training.choose_precision(settings.precision)
     with strategy.scope():
@@ -172,31 +175,54 @@ def _train(
         _say_table(table, say)
     normalisation = _choose_intensity(settings, manifest, base)
     patches = _patch_settings(settings, network, base, normalisation)
-    say(f"{len(train_cases)} training and {len(validation_cases)} validation cases, "
+    say(
+        f"{len(train_cases)} training and {len(validation_cases)} validation cases, "
         f"{network.count_params():,} parameters, {precision}, "
-        f"{strategy.num_replicas_in_sync} device(s), patches of {patches.image_size}")
-    folder.note(command=sys.argv, precision=precision, replicas=strategy.num_replicas_in_sync,
-                layers=[row._asdict() for row in table],
-                training_cases=[c.case_id for c in train_cases],
-                validation_cases=[c.case_id for c in validation_cases])
+        f"{strategy.num_replicas_in_sync} device(s), patches of {patches.image_size}"
+    )
+    folder.note(
+        command=sys.argv,
+        precision=precision,
+        replicas=strategy.num_replicas_in_sync,
+        layers=[row._asdict() for row in table],
+        training_cases=[c.case_id for c in train_cases],
+        validation_cases=[c.case_id for c in validation_cases],
+    )
     validate = None
     if validation_cases:
-        validate = partial(_validate, Segmenter(network, normalisation), settings.records_dir,
-                           manifest, validation_cases)
+        validate = partial(
+            _validate,
+            Segmenter(network, normalisation),
+            settings.records_dir,
+            manifest,
+            validation_cases,
+        )
     state = training.train(
         network,
-        partial(input_pipeline.training_batches, settings.records_dir, manifest, train_cases,
-                patches),
-        stages, folder, strategy, settings.loss, settings.optimizer,
-        settings.steps_per_epoch or max(1, settings.steps // 20), validate, manifest.structures,
+        partial(
+            input_pipeline.training_batches, settings.records_dir, manifest, train_cases, patches
+        ),
+        stages,
+        folder,
+        strategy,
+        settings.loss,
+        settings.optimizer,
+        settings.steps_per_epoch or max(1, settings.steps // 20),
+        validate,
+        manifest.structures,
     )
-    metrics = {"best_step": state.best_step or state.step}
+    metrics: dict[str, float] = {"best_step": state.best_step or state.step}
     if state.best_step:
         metrics["validation_dice"] = round(state.best_dice, 4)
         say(f"best validation Dice {state.best_dice:.4f} at step {state.best_step}")
     info = ModelInfo(
-        tuple(manifest.structures), tuple(manifest.channels), _triple(manifest.spacing),
-        normalisation, patches.image_size, _provenance(settings, manifest, train_cases), metrics,
+        tuple(manifest.structures),
+        tuple(manifest.channels),
+        _triple(manifest.spacing),
+        normalisation,
+        patches.image_size,
+        _provenance(settings, manifest, train_cases),
+        metrics,
     )
     model = artifact.save(network, info, folder.path / "model")
     folder.note(done=True, **metrics)
@@ -208,14 +234,26 @@ def _make_network(
 ) -> tuple[UNet3D, dict[str, str]]:
     classes, channels = len(manifest.structures) + 1, len(manifest.channels)
     if base and settings.mode != "scratch":
-        return transfer.transfer_model(base.network, manifest.structures, channels, settings.head,
-                                       precision)
+        return transfer.transfer_model(
+            base.network, manifest.structures, channels, settings.head, precision
+        )
     network = UNet3D(
-        **({**base.network.get_config()} if base else {
-            "filters": settings.filters, "levels": settings.levels, "padding": settings.padding,
-            "normalization": settings.normalization})
-        | {"num_classes": classes, "input_channels": channels,
-           "structures": manifest.structures, "dtype": precision}
+        **(
+            {**base.network.get_config()}
+            if base
+            else {
+                "filters": settings.filters,
+                "levels": settings.levels,
+                "padding": settings.padding,
+                "normalization": settings.normalization,
+            }
+        )
+        | {
+            "num_classes": classes,
+            "input_channels": channels,
+            "structures": manifest.structures,
+            "dtype": precision,
+        }
     )
     return network, {}
 
@@ -229,8 +267,9 @@ def _choose_intensity(
         return Intensity("window", (low,) * channels, (high,) * channels)
     proposed = intensity.propose(manifest.channels, manifest.intensity)
     # Weights that saw one scale of a modality with units go on in that scale.
-    keeps_scale = base and proposed.mode == base.info.intensity.mode \
-        and len(base.info.channels) == channels
+    keeps_scale = (
+        base and proposed.mode == base.info.intensity.mode and len(base.info.channels) == channels
+    )
     return base.info.intensity if base and keeps_scale else proposed
 
 
@@ -241,8 +280,12 @@ def _patch_settings(
     size = settings.patch_size or (base.info.patch_size if base else (default,) * 3)
     z, y, x = (network.geometry.output_size(n) for n in size)
     return input_pipeline.PatchSettings(
-        _triple(size), (z, y, x), settings.batch_size, normalisation,
-        Augmentation(settings.flip_axes), settings.seed,
+        _triple(size),
+        (z, y, x),
+        settings.batch_size,
+        normalisation,
+        Augmentation(settings.flip_axes),
+        settings.seed,
     )
 
 
@@ -276,8 +319,10 @@ def _say_table(table: Sequence[transfer.LayerRow], say: Callable[[str], None]) -
     width = max(len(row.layer) for row in table)
     say(f"{'layer':{width}}  {'parameters':>10}  weights")
     for row in table:
-        say(f"{row.layer:{width}}  {row.parameters:10,}  {row.origin}"
-            f"{', frozen' if row.frozen else ''}")
+        say(
+            f"{row.layer:{width}}  {row.parameters:10,}  {row.origin}"
+            f"{', frozen' if row.frozen else ''}"
+        )
 
 
 def _check(settings: RunSettings, manifest: Manifest) -> None:
@@ -286,14 +331,18 @@ def _check(settings: RunSettings, manifest: Manifest) -> None:
     if settings.mode != "scratch" and not settings.base:
         raise InputError(f"--mode={settings.mode}: expected --base, a model folder, found none")
     if settings.mode == "scratch" and settings.freeze:
-        raise InputError("--freeze: expected no pattern with --mode=scratch, whose weights are "
-                         f"random, found {','.join(settings.freeze)}")
+        raise InputError(
+            "--freeze: expected no pattern with --mode=scratch, whose weights are "
+            f"random, found {','.join(settings.freeze)}"
+        )
     if settings.num_train is not None and not 1 <= settings.num_train <= len(manifest.cases):
-        raise InputError(f"--num_train: expected 1 to {len(manifest.cases)} cases, "
-                         f"found {settings.num_train}")
+        raise InputError(
+            f"--num_train: expected 1 to {len(manifest.cases)} cases, found {settings.num_train}"
+        )
     if settings.head_steps is not None and not 0 <= settings.head_steps <= settings.steps:
-        raise InputError(f"--head_steps: expected 0 to {settings.steps}, found "
-                         f"{settings.head_steps}")
+        raise InputError(
+            f"--head_steps: expected 0 to {settings.steps}, found {settings.head_steps}"
+        )
 
 
 def _triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:

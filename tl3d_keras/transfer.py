@@ -60,16 +60,18 @@ def transfer_model(
         raise InputError(f"expected a head of {', '.join(HEADS)}, found {head!r}")
     config = base.get_config()
     channels = input_channels or config["input_channels"]
-    network = base.rebuilt(num_classes=len(structures) + 1, structures=list(structures),
-                           input_channels=channels, dtype=dtype)
+    network = base.rebuilt(
+        num_classes=len(structures) + 1,
+        structures=list(structures),
+        input_channels=channels,
+        dtype=dtype,
+    )
     origins = {layer.name: "copied" for layer in network.layers if layer.weights}
     old, new = named_weights(base), named_weights(network)
     if channels != config["input_channels"]:
         stem = "encoder_0_conv_0/kernel"
         mean = tf.reduce_mean(old[stem], axis=3, keepdims=True)
-        new[stem].assign(
-            tf.repeat(mean, channels, axis=3) * (config["input_channels"] / channels)
-        )
+        new[stem].assign(tf.repeat(mean, channels, axis=3) * (config["input_channels"] / channels))
         origins["encoder_0_conv_0"] = (
             f"{config['input_channels']} -> {channels} channels by their mean"
         )
@@ -84,8 +86,11 @@ def _fill_head(base: UNet3D, network: UNet3D, structures: Sequence[str], head: s
     drawn, old, new = (named_weights(n) for n in (fresh, base, network))
     old_classes = ["background", *base.structures]
     new_classes = ["background", *structures]
-    shared = [(i, old_classes.index(name)) for i, name in enumerate(new_classes)
-              if name in old_classes] if head == "by_name" else []
+    shared = (
+        [(i, old_classes.index(name)) for i, name in enumerate(new_classes) if name in old_classes]
+        if head == "by_name"
+        else []
+    )
     for name in names:
         values, source = drawn[name].numpy(), old[name].numpy()
         for to, of in shared:
@@ -112,8 +117,10 @@ def freeze(network: tf.keras.Model, patterns: Sequence[str]) -> list[str]:
     names = [layer.name for layer in network.layers if layer.weights]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise InputError(f"expected a pattern that matches a layer, found {pattern!r}; the "
-                             f"layers are {', '.join(names)}")
+            raise InputError(
+                f"expected a pattern that matches a layer, found {pattern!r}; the "
+                f"layers are {', '.join(names)}"
+            )
     frozen = [name for name in names if any(fnmatchcase(name, p) for p in patterns)]
     for name in names:
         network.get_layer(name).trainable = name not in frozen
@@ -125,7 +132,12 @@ def layer_table(
 ) -> list[LayerRow]:
     """One row a layer with weights, in the network's order."""
     return [
-        LayerRow(layer.name, int(sum(np.prod(w.shape) for w in layer.weights)),
-                 origins.get(layer.name, "new"), layer.name in frozen)
-        for layer in network.layers if layer.weights
+        LayerRow(
+            layer.name,
+            int(sum(np.prod(w.shape) for w in layer.weights)),
+            origins.get(layer.name, "new"),
+            layer.name in frozen,
+        )
+        for layer in network.layers
+        if layer.weights
     ]

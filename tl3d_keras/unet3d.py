@@ -58,8 +58,13 @@ class Geometry:
         """
         if not self.is_input_size(size):
             fitting = sorted(
-                (n for n in range(1, size + 2 * self.margin + 2 * self.stride + 1)
-                 if self.is_input_size(n)), key=lambda n: abs(n - size))[:3]
+                (
+                    n
+                    for n in range(1, size + 2 * self.margin + 2 * self.stride + 1)
+                    if self.is_input_size(n)
+                ),
+                key=lambda n: abs(n - size),
+            )[:3]
             raise InputError(
                 f"expected an input size such as {', '.join(map(str, sorted(fitting)))} for "
                 f"{self.padding} padding and {self.levels} levels, found {size}"
@@ -104,9 +109,13 @@ class UNet3D(tf.keras.Model):
         **kwargs: Any,
     ) -> None:
         _check(num_classes, filters, levels, input_channels, padding, normalization, structures)
-        config = {
-            "num_classes": num_classes, "filters": filters, "levels": levels,
-            "input_channels": input_channels, "padding": padding, "normalization": normalization,
+        config: dict[str, Any] = {
+            "num_classes": num_classes,
+            "filters": filters,
+            "levels": levels,
+            "input_channels": input_channels,
+            "padding": padding,
+            "normalization": normalization,
             "structures": list(structures) if structures else None,
         }
         policy = getattr(dtype, "name", dtype)
@@ -203,8 +212,9 @@ def base_model(
         from tl3d_keras import artifact
 
         return artifact.load(weights, dtype=dtype).network
-    network = UNet3D(num_classes, filters, levels, input_channels, padding, normalization,
-                     structures, dtype)
+    network = UNet3D(
+        num_classes, filters, levels, input_channels, padding, normalization, structures, dtype
+    )
     if weights is not None:
         from tl3d_keras import published
 
@@ -246,7 +256,8 @@ class _Builder:
             if level < self._levels - 1:
                 skips.append(x)
                 x = tf.keras.layers.MaxPooling3D(
-                    2, dtype=self._dtype, name=f"encoder_{level}_pool")(x)
+                    2, dtype=self._dtype, name=f"encoder_{level}_pool"
+                )(x)
         features = [x]
         for level in reversed(range(self._levels - 1)):
             width = self._filters * 2 ** (level + 1)
@@ -270,8 +281,14 @@ class _Builder:
         for i, width in enumerate(widths):
             name = f"{part}_{level}_conv_{i}"
             plain = self._normalization is None
-            x = layers.Conv3D(width, 3, padding=self._padding, dtype=self._dtype, name=name,
-                              activation="relu" if plain else None)(x)
+            x = layers.Conv3D(
+                width,
+                3,
+                padding=self._padding,
+                dtype=self._dtype,
+                name=name,
+                activation="relu" if plain else None,
+            )(x)
             if not plain:
                 groups = -1 if self._normalization == "instance" else min(_MAX_GROUPS, width)
                 norm = f"{part}_{level}_norm_{i}"
@@ -289,8 +306,12 @@ def _check(
     normalization: str | None,
     structures: Sequence[str] | None,
 ) -> None:
-    for name, value, least in (("num_classes", num_classes, 2), ("filters", filters, 1),
-                               ("levels", levels, 1), ("input_channels", input_channels, 1)):
+    for name, value, least in (
+        ("num_classes", num_classes, 2),
+        ("filters", filters, 1),
+        ("levels", levels, 1),
+        ("input_channels", input_channels, 1),
+    ):
         if value < least:
             raise InputError(f"expected {name} of at least {least}, found {value}")
     if padding not in PADDINGS:
@@ -298,8 +319,11 @@ def _check(
     if normalization not in NORMALIZATIONS:
         raise InputError(f"expected normalization None, group or instance, found {normalization!r}")
     if normalization == "group" and filters % min(_MAX_GROUPS, filters):
-        raise InputError(f"expected filters divisible by {_MAX_GROUPS} for group normalization, "
-                         f"found {filters}")
+        raise InputError(
+            f"expected filters divisible by {_MAX_GROUPS} for group normalization, found {filters}"
+        )
     if structures and len(structures) != num_classes - 1:
-        raise InputError(f"expected {num_classes - 1} structure names for {num_classes} classes, "
-                         f"found {len(structures)}")
+        raise InputError(
+            f"expected {num_classes - 1} structure names for {num_classes} classes, "
+            f"found {len(structures)}"
+        )

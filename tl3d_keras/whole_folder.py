@@ -49,5 +49,6 @@ def check_free(path: str | os.PathLike, overwrite: bool = False) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: expected a folder, found a file")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise InputError(f"{path}: expected a new or empty folder, found files in it; "
-                         "--overwrite replaces it")
+        raise InputError(
+            f"{path}: expected a new or empty folder, found files in it; --overwrite replaces it"
+        )

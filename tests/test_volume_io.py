@@ -1,0 +1,237 @@
+"""Files and volumes: what goes out comes back, what cannot be used is named in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
+
+from tl3d_keras import resampling, volume_io
+from tl3d_keras.errors import InputError
+from tl3d_keras.volume_io import Volume
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+OBLIQUE = tuple(Rotation.from_euler("xyz", [80, -5, 190], degrees=True).as_matrix().ravel())
+
+
+def volume(array: np.ndarray) -> Volume:
+    return Volume(array, (3.0, 1.25, 0.8), (-31.5, 12.25, 100.0), OBLIQUE)
+
+
+def noise(rng, channels: int = 1, dtype=np.int16) -> np.ndarray:
+    return rng.integers(-1000, 1000, (4, 5, 6, channels)).astype(dtype)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.uint8])
+def test_round_trip(tmp_path, rng, suffix, channels, dtype):
+    written = volume(noise(rng, channels, dtype))
+    path = tmp_path / "new" / f"case{suffix}"
+    volume_io.write(path, written)
+    found = volume_io.read(path)
+    assert found.array.dtype == dtype and found.shape == (4, 5, 6)
+    np.testing.assert_array_equal(found.array, written.array)
+    assert found.spacing == pytest.approx(written.spacing, abs=1e-6)
+    assert found.origin == pytest.approx(written.origin, abs=1e-4)
+    assert found.direction == pytest.approx(OBLIQUE, abs=1e-6)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_header_and_data_apart_are_read(tmp_path, rng, suffix):
+    written = volume(noise(rng))
+    sitk.WriteImage(volume_io.to_sitk(written), str(tmp_path / f"case{suffix}"))
+    found = volume_io.read(tmp_path / f"case{suffix}")
+    np.testing.assert_array_equal(found.array, written.array)
+    assert found.spacing == pytest.approx(written.spacing)
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_header_and_data_apart_are_not_written(tmp_path, rng, suffix):
+    with pytest.raises(InputError, match=f"case{suffix}: .* two files .* use .(mha|nrrd)"):
+        volume_io.write(tmp_path / f"case{suffix}", volume(noise(rng)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_axes_of_the_array(tmp_path):
+    array = np.zeros((2, 3, 4, 2), np.int16)
+    array[1, 2, 3] = [7, 8]
+    image = volume_io.to_sitk(Volume(array, (3.0, 2.0, 1.0)))
+    assert image.GetSize() == (4, 3, 2) and image.GetSpacing() == (1.0, 2.0, 3.0)
+    assert image.GetPixel(3, 2, 1) == (7, 8)
+
+
+def test_channels_are_stacked_in_order(tmp_path, rng):
+    arrays = [noise(rng) for _ in range(3)]
+    paths = [tmp_path / f"case_{c:04d}.nrrd" for c in range(3)]
+    for path, array in zip(paths, arrays, strict=True):
+        volume_io.write(path, volume(array))
+    np.testing.assert_array_equal(
+        volume_io.read_channels(paths).array, np.concatenate(arrays, axis=-1))
+    np.testing.assert_array_equal(volume_io.read_channels(paths[1:2]).array, arrays[1])
+
+
+@pytest.mark.skipif(not (DATA / "ct/dicom_series").is_dir(), reason="no DICOM series at hand")
+def test_dicom_series():
+    series = volume_io.read(DATA / "ct/dicom_series")
+    assert series.array.shape == (20, *series.shape[1:], 1)
+    # The label file runs through the same slices from back to front.
+    series = resampling.canonical(series)
+    labels = resampling.canonical(volume_io.read_labels(DATA / "ct/dicom_series_seg.nii.gz"))
+    volume_io.check_same_grid(series, labels, "dicom_series", "dicom_series_seg.nii.gz")
+    # Hounsfield units: air around the patient, soft tissue where something is labelled.
+    assert series.array.min() <= -1000
+    assert -100 < np.median(series.array[labels.array > 0]) < 300
+
+
+def test_whole_numbers_are_labels_whatever_their_type(tmp_path):
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4, 1)
+    volume_io.write(tmp_path / "label.nii.gz", volume(array))
+    found = volume_io.read_labels(tmp_path / "label.nii.gz").array
+    assert np.issubdtype(found.dtype, np.integer)
+    np.testing.assert_array_equal(found, array)
+
+
+def not_a_number() -> np.ndarray:
+    array = np.zeros((2, 3, 4, 1), np.float32)
+    array[0, 1, 2], array[1, 1, 1] = np.nan, np.inf
+    return array
+
+
+def empty(path: Path) -> None:
+    path.touch()
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"not a medical image " * 40)
+
+
+def cut_short(path: Path) -> None:
+    volume_io.write(path, volume(np.random.default_rng(0).normal(size=(9, 9, 9, 1))))
+    path.write_bytes(path.read_bytes()[:700])
+
+
+def flat(path: Path) -> None:
+    sitk.WriteImage(sitk.Image(4, 5, sitk.sitkInt16), str(path))
+
+
+def two_channels(path: Path) -> None:
+    volume_io.write(path, volume(np.zeros((2, 3, 4, 2), np.int16)))
+
+
+def half(path: Path) -> None:
+    volume_io.write(path, volume(np.full((2, 3, 4, 1), 1.5, np.float32)))
+
+
+def holes(path: Path) -> None:
+    volume_io.write(path, volume(not_a_number()))
+
+
+def waves(path: Path) -> None:
+    sitk.WriteImage(sitk.Image(4, 5, 6, sitk.sitkComplexFloat32), str(path))
+
+
+BAD_FILES = [
+    ("a.nii.gz", lambda path: None, "no such file"),
+    ("a.nii.gz", empty, "expected a medical image, found an empty file"),
+    ("a.nii.gz", garbage, "cannot read: "),
+    ("a.nrrd", garbage, "cannot read: "),
+    ("a.mha", garbage, "cannot read: "),
+    ("a.nrrd", cut_short, "cannot read: "),
+    ("a.txt", garbage, r"expected a file that ends in one of \.nii\.gz, .* or a folder with a DICOM"),
+    ("a.nii.gz", flat, r"expected a 3D volume, found size \(4, 5\)"),
+    ("a.nii.gz", waves, "expected real numbers, found complex"),
+    ("a.nii", holes, "expected finite intensities, found 2 NaN or infinite values"),
+    ("a.nrrd", holes, "expected finite intensities, found 2 NaN or infinite values"),
+    ("a.nii.gz", holes, "expected finite intensities, found 2 NaN or infinite values"),
+    ("a", Path.mkdir, "expected one DICOM series, found 0"),
+]
+BAD_LABELS = [
+    ("a.nii.gz", half, "expected whole-number labels, found the value 1.5"),
+    ("a.nrrd", two_channels, "expected labels of one channel, found 2"),
+]
+
+
+def refuse(reader, path: Path, message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        reader(path)
+    assert str(raised.value).startswith(f"{path}: ") and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("name", "make", "message"), BAD_FILES)
+def test_bad_image(tmp_path, capfd, name, make, message):
+    make(tmp_path / name)
+    refuse(volume_io.read, tmp_path / name, message)
+
+
+@pytest.mark.parametrize(("name", "make", "message"), BAD_FILES + BAD_LABELS)
+def test_bad_labels(tmp_path, capfd, name, make, message):
+    make(tmp_path / name)
+    refuse(volume_io.read_labels, tmp_path / name, message)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"array": np.zeros((4, 5, 7, 1))}, r"expected the shape \(4, 5, 6\) .* found \(4, 5, 7\)"),
+    ({"spacing": (3.0, 1.25, 0.81)}, r"expected the spacing .*0\.8\) .* found .*0\.81\)"),
+    ({"origin": (-31.5, 12.25, 99.0)}, r"expected the origin .*100\.0\) .* found .*99\.0\)"),
+    ({"direction": tuple(np.eye(3).ravel())}, "expected the direction .* found "),
+])
+def test_grids_that_differ(rng, change, message):
+    first = volume(noise(rng))
+    second = Volume(**{**vars(first), **change})
+    with pytest.raises(InputError, match=f"^b.nrrd: {message}") as raised:
+        volume_io.check_same_grid(first, second, "a.nrrd", "b.nrrd")
+    assert "a.nrrd" in str(raised.value)
+
+
+def test_rounding_of_headers_is_no_difference(rng):
+    first = volume(noise(rng))
+    second = Volume(first.array, (3.0, 1.25, 0.8000001), (-31.5002, 12.25, 100.0), OBLIQUE)
+    volume_io.check_same_grid(first, second, "a.nrrd", "b.nrrd")
+
+
+def test_channels_on_two_grids(tmp_path, rng):
+    volume_io.write(tmp_path / "a_0000.nrrd", volume(noise(rng)))
+    volume_io.write(tmp_path / "a_0001.nrrd", Volume(noise(rng), (1.0, 1.0, 1.0)))
+    with pytest.raises(InputError, match="a_0001.nrrd: expected the spacing .*a_0000.nrrd"):
+        volume_io.read_channels([tmp_path / "a_0000.nrrd", tmp_path / "a_0001.nrrd"])
+
+
+def test_a_failed_write_leaves_the_former_file(tmp_path, rng, monkeypatch):
+    path = tmp_path / "case.nii.gz"
+    volume_io.write(path, volume(noise(rng)))
+    former = path.read_bytes()
+
+    def fill_the_disk(image, name, **settings):
+        Path(name).write_bytes(b"half of it")
+        raise RuntimeError("sitk::ERROR: Unable to write\nNo space left on device")
+
+    monkeypatch.setattr(sitk, "WriteImage", fill_the_disk)
+    with pytest.raises(InputError, match="case.nii.gz: cannot write: No space left on device$"):
+        volume_io.write(path, volume(noise(rng)))
+    assert path.read_bytes() == former
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_unknown_suffix_is_not_written(tmp_path, rng):
+    with pytest.raises(InputError, match=r"case.png: expected a name that ends in one of \.nii"):
+        volume_io.write(tmp_path / "case.png", volume(noise(rng)))
+
+
+def test_place_that_cannot_be_written(tmp_path, rng):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="case.nrrd: cannot write: "):
+        volume_io.write(tmp_path / "file" / "case.nrrd", volume(noise(rng)))
+
+
+@pytest.mark.parametrize(("path", "name", "known"), [
+    ("a/b.nii.gz", "b", True),
+    ("a/b.c.NRRD", "b.c", True),
+    ("a/series", "series", False),
+    ("b.nii.gz.txt", "b.nii.gz.txt", False),
+])
+def test_names(path, name, known):
+    assert volume_io.case_name(path) == name
+    assert volume_io.has_known_suffix(path) is known
