@@ -40,6 +40,8 @@ def main() -> None:
     if _PNG.value and not _CASE.value:
         raise InputError(f"--png: expected --case, the name of the case to draw to {_PNG.value}, "
                          "found none")
+    if _PNG.value and Path(_PNG.value).suffix.lower() != ".png":
+        raise InputError(f"--png: expected a file name that ends in .png, found {_PNG.value}")
     content = manifest.load(folder)
     cases = content.select([_CASE.value]) if _CASE.value else content.cases
     lines = [*summary(content), "", *case_table(content, cases), "",
@@ -93,8 +95,6 @@ def draw(folder: Path, content: Manifest, case: CaseEntry, path: Path) -> None:
     Raises:
         InputError: `path` is no PNG file, or cannot be written.
     """
-    if path.suffix.lower() != ".png":
-        raise InputError(f"--png: expected a file name that ends in .png, found {path}")
     load_tensorflow()
     from tl3d_keras import input_pipeline, pictures, records
 

@@ -160,9 +160,9 @@ def _decathlon_pairs(content: dict[str, Any], path: Path) -> _Pairs:
         raise InputError(f'{path}: expected a list "training" of image and label files')
     pairs: _Pairs = []
     for entry in training:
-        image = entry if isinstance(entry, str) else entry.get("image")
-        label = None if isinstance(entry, str) else entry.get("label")
-        if not image:
+        listed = entry if isinstance(entry, dict) else {"image": entry}
+        image, label = listed.get("image"), listed.get("label")
+        if not image or not isinstance(image, str | list):
             raise InputError(f'{path}: expected {{"image": ..., "label": ...}}, found {entry!r}')
         files = [
             _inside(path.parent, name, path)
@@ -211,7 +211,7 @@ def _annotated(
     content: dict[str, Any], path: Path, structures: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
     listed = content.get("annotated_labels", {})
-    if not isinstance(listed, dict):
+    if not isinstance(listed, dict) or not all(isinstance(n, list) for n in listed.values()):
         raise InputError(f'{path}: expected "annotated_labels" as {{case: [names]}}')
     for case, names in listed.items():
         unknown = [name for name in names if name not in structures]

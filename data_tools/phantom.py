@@ -21,6 +21,7 @@ from absl import flags
 
 from data_tools.command import run
 from tl3d_keras.errors import InputError
+from tl3d_keras.paper import STRUCTURES
 from tl3d_keras.whole_folder import whole_folder
 
 FLAGS = flags.FlagValues()
@@ -57,6 +58,12 @@ _ANNOTATED_STRUCTURES = flags.DEFINE_float(
     1.0,
     flag_values=FLAGS,
 )
+_STRUCTURES = flags.DEFINE_list(
+    "structures",
+    list(STRUCTURES),
+    "Structures that are labelled at all, numbered in this order; default: all 22.",
+    flag_values=FLAGS,
+)
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace what is in --output_dir.", flag_values=FLAGS
 )
@@ -76,6 +83,7 @@ class PhantomSpec:
         seed: seed of the data set.
         annotated_slices: fraction of the axial slices annotated in a case, 0 to 1.
         annotated_structures: fraction of the structures annotated in a case, 0 to 1.
+        structures: names of labels 1 to K.
     """
 
     shape: tuple[int, int, int]
@@ -83,6 +91,7 @@ class PhantomSpec:
     seed: int = 0
     annotated_slices: float = 1.0
     annotated_structures: float = 1.0
+    structures: tuple[str, ...] = STRUCTURES
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,7 @@ def main() -> None:
         _SEED.value,
         _ANNOTATED_SLICES.value,
         _ANNOTATED_STRUCTURES.value,
+        _structures(_STRUCTURES.value),
     )
     write_data_set(_OUTPUT_DIR.value, _NUM_CASES.value, spec, _OVERWRITE.value)
     print(f"{_OUTPUT_DIR.value}: {_NUM_CASES.value} cases")
@@ -132,21 +142,22 @@ def write_case(folder: Path, index: int, spec: PhantomSpec) -> WrittenCase:
     """Writes image and label of case number `index` in an nnU-Net folder."""
     import numpy as np
 
-    from data_tools.phantom_anatomy import STRUCTURES, generate, sparsify
+    from data_tools.phantoms.anatomy import generate, select, sparsify
     from tl3d_keras.annotation import IGNORE
     from tl3d_keras.volume_io import Volume, write
 
     anatomy, annotation = np.random.SeedSequence([spec.seed, index]).spawn(2)
     image, labels = generate(int(anatomy.generate_state(1)[0]), spec.shape, spec.spacing)
     labels, annotated = sparsify(
-        labels,
+        select(labels, spec.structures),
         np.random.default_rng(annotation),
         spec.annotated_slices,
         spec.annotated_structures,
+        spec.structures,
     )
     unannotated = labels == IGNORE
     # nnU-Net wants the label of unannotated voxels to follow the structures'.
-    labels[unannotated] = len(STRUCTURES) + 1
+    labels[unannotated] = len(spec.structures) + 1
     z, y, x = (-0.5 * (n - 1) * step for n, step in zip(spec.shape, spec.spacing, strict=True))
     case_id = f"phantom_{index:03d}"
     for name, array in (
@@ -168,9 +179,7 @@ def _write_cases(folder: Path, num_cases: int, spec: PhantomSpec) -> Iterator[Wr
 
 
 def _description(cases: Sequence[WrittenCase], spec: PhantomSpec) -> dict[str, Any]:
-    from data_tools.phantom_anatomy import STRUCTURES
-
-    labels = {"background": 0, **{name: n for n, name in enumerate(STRUCTURES, start=1)}}
+    labels = {"background": 0, **{name: n for n, name in enumerate(spec.structures, start=1)}}
     if any(case.has_unannotated for case in cases):
         labels["ignore"] = len(labels)
     content: dict[str, Any] = {
@@ -180,7 +189,8 @@ def _description(cases: Sequence[WrittenCase], spec: PhantomSpec) -> dict[str, A
         "numTraining": len(cases),
         "file_ending": ".nii.gz",
     }
-    partial = {c.case_id: list(c.annotated) for c in cases if len(c.annotated) < len(STRUCTURES)}
+    every = len(spec.structures)
+    partial = {c.case_id: list(c.annotated) for c in cases if len(c.annotated) < every}
     if partial:
         content["annotated_labels"] = partial
     return content
@@ -197,6 +207,15 @@ def _shape(words: Sequence[str]) -> tuple[int, int, int]:
             f"each at least {_SMALLEST_SIDE}"
         )
     return z, y, x
+
+
+def _structures(names: Sequence[str]) -> tuple[str, ...]:
+    unknown = [name for name in names if name not in STRUCTURES]
+    if unknown or not names or len(set(names)) < len(names):
+        raise InputError(
+            f"--structures={','.join(names)}: expected different names of {', '.join(STRUCTURES)}"
+        )
+    return tuple(names)
 
 
 def _spacing(words: Sequence[str]) -> tuple[float, float, float]:

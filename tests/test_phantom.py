@@ -11,7 +11,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from data_tools.layouts import read_layout
-from data_tools.phantom_anatomy import STRUCTURES, generate, sparsify
+from data_tools.phantoms.anatomy import generate, select, sparsify
+from tl3d_keras.paper import STRUCTURES
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBER = {name: number for number, name in enumerate(STRUCTURES, start=1)}
@@ -191,6 +192,14 @@ def test_sparsify_keeps_the_asked_share(slices, structures, kept_slices, kept_st
     assert len(names) == kept_structures and names == sorted(set(names))
     kept = np.isin(labels, [NUMBER[name] for name in names])
     np.testing.assert_array_equal(sparse[~ignored], np.where(kept, labels, 0)[~ignored])
+
+
+def test_select_numbers_the_named_structures():
+    labels = generate(0, *TINY)[1]
+    chosen = select(labels, ("spleen", "liver"))
+    np.testing.assert_array_equal(chosen == 1, labels == NUMBER["spleen"])
+    np.testing.assert_array_equal(chosen == 2, labels == NUMBER["liver"])
+    assert set(np.unique(chosen)) == {0, 1, 2}
 
 
 def test_sparsify_draws_anew_for_every_case():

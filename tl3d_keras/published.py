@@ -9,39 +9,11 @@ import numpy as np
 from tl3d_keras.errors import InputError
 from tl3d_keras.unet3d import HEAD, UNet3D, named_weights
 
-# In the file's channel order; background comes after them.
-STRUCTURES = (
-    "aorta",
-    "bladder",
-    "duodenum",
-    "gallbladder",
-    "heart",
-    "inferior_vena_cava",
-    "left_adrenal_gland",
-    "left_kidney",
-    "left_lung",
-    "left_psoas_major",
-    "liver",
-    "pancreas",
-    "portal_vein_and_splenic_vein",
-    "right_adrenal_gland",
-    "right_kidney",
-    "right_lung",
-    "right_psoas_major",
-    "spinal_cord",
-    "spleen",
-    "sternum",
-    "stomach",
-    "trachea",
-)
-# Hounsfield units to which their input was clipped; it was not scaled.
-WINDOW = (-500.0, 400.0)
-
-
 def load_weights(network: UNet3D, path: str | os.PathLike) -> None:
     """Fills `network` from a Keras 2 `.h5` of the authors' layout, by the order of its layers.
 
-    Background moves from the last channel to channel 0; kernels are the same in channels-first and
+    The structures of the file are `paper.STRUCTURES`, its input is clipped to `paper.WINDOW` and
+    not scaled. Background moves from the last channel to channel 0; kernels are the same in channels-first and
     channels-last order.
 
     Raises:

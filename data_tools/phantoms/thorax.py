@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_tools import phantom_body as body
-from data_tools import phantom_skeleton as skeleton
-from data_tools.phantom_patient import LABEL, Patient
-from data_tools.phantom_shapes import Shape, balls, ellipsoid, field
+from data_tools.phantoms import body, skeleton
+from data_tools.phantoms.patient import LABEL, Patient
+from data_tools.phantoms.shapes import Shape, balls, ellipsoid, field
 
 
 def paint_lungs(patient: Patient) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data_tools import phantom_body as body
-from data_tools.phantom_shapes import Canvas, Shape, balls, ellipsoid, field, tube
+from data_tools.phantoms import body
+from data_tools.phantoms.shapes import Canvas, Shape, balls, ellipsoid, field, tube
 
 Tissues = dict[str, float]
 

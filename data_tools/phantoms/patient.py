@@ -5,32 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_tools.phantom_shapes import Canvas, Paint, Shape, ellipsoid, tube
+from data_tools.phantoms.shapes import Canvas, Paint, Shape, ellipsoid, tube
+from tl3d_keras.paper import STRUCTURES
 
-STRUCTURES = (
-    "aorta",
-    "bladder",
-    "duodenum",
-    "gallbladder",
-    "heart",
-    "inferior_vena_cava",
-    "left_adrenal_gland",
-    "left_kidney",
-    "left_lung",
-    "left_psoas_major",
-    "liver",
-    "pancreas",
-    "portal_vein_and_splenic_vein",
-    "right_adrenal_gland",
-    "right_kidney",
-    "right_lung",
-    "right_psoas_major",
-    "spinal_cord",
-    "spleen",
-    "sternum",
-    "stomach",
-    "trachea",
-)
 LABEL = {name: number for number, name in enumerate(STRUCTURES, start=1)}
 
 

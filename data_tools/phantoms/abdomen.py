@@ -5,9 +5,9 @@ Positions are (z, y, x) in mm of the standard body.
 
 import numpy as np
 
-from data_tools import phantom_body as body
-from data_tools.phantom_patient import Patient
-from data_tools.phantom_shapes import Shape, balls, ellipsoid, field, tube
+from data_tools.phantoms import body
+from data_tools.phantoms.patient import Patient
+from data_tools.phantoms.shapes import Shape, balls, ellipsoid, field, tube
 
 
 def paint_upper_abdomen(patient: Patient) -> None:

@@ -6,7 +6,7 @@ of the trunk, x to the patient's left from the midline.
 
 import numpy as np
 
-from data_tools.phantom_shapes import Shape, field, stack
+from data_tools.phantoms.shapes import Shape, field, stack
 
 # Rows of (z, half width, half depth, y of the middle) in mm.
 _WALL = [

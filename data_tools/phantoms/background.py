@@ -6,8 +6,8 @@ They are there to confuse: foam of lung-like HU, bowel with gas and fluid, muscl
 import numpy as np
 from scipy import ndimage
 
-from data_tools.phantom_body import above_diaphragm, below_diaphragm, body, cavity
-from data_tools.phantom_shapes import Canvas, balls, centerline, field
+from data_tools.phantoms.body import above_diaphragm, below_diaphragm, body, cavity
+from data_tools.phantoms.shapes import Canvas, balls, centerline, field
 
 Tissues = dict[str, float]
 

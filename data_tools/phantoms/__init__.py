@@ -1,0 +1,1 @@
+"""The anatomy behind `data_tools.phantom`, painted structure by structure."""
