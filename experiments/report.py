@@ -192,7 +192,7 @@ def _page(
 ) -> str:
     sections = []
     if scores:
-        sections.append(_section("Scores", _SCORES_TEXT, _score_table(scores)))
+        sections.append(_section("Scores", _SCORES_TEXT, _cards(scores) + _score_table(scores)))
     for dataset_dir, predictions in pairs:
         figures = "".join(map(_figure, compare_cases(dataset_dir, predictions)))
         text = _PICTURES_TEXT.format(data=html.escape(dataset_dir.resolve().name))
@@ -216,11 +216,16 @@ def _figure(picture: Picture) -> str:
             f"<figcaption><b>{title}</b> {caption}</figcaption></figure>")
 
 
-def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    groups = "".join(
-        f'<th colspan="3" class="group">{html.escape(name)}<small>{len(s["cases"])} cases</small>'
-        "</th>" for name, s in scores.items()
+def _cards(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    cards = "".join(
+        f"<div><strong>{_number(_mean(s, None, 'dice'), 3)}</strong>{html.escape(name)}"
+        f"<small>mean Dice, {len(s['cases'])} cases</small></div>" for name, s in scores.items()
     )
+    return f'<div class="cards">{cards}</div>'
+
+
+def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    groups = "".join(f'<th colspan="3" class="group">{html.escape(name)}</th>' for name in scores)
     heads = '<th class="group">Dice</th><th>HD95 mm</th><th>NSD</th>' * len(scores)
     rows = [_score_row(name, name, scores) for name in _structures(scores)]
     mean = _score_row("mean of structures", None, scores)
@@ -301,8 +306,8 @@ result: above what a person drew, below what the network found, at the same slic
 those with most of the structures. The patient's left (L) is on the right, as if seen from the feet.
 Hatched voxels were not annotated and count in nothing."""
 _TRAINING_TEXT = """The loss is what training lowers. The dashed line is Dice on the patches being
-trained on, the black line is the mean Dice on whole validation cases, which training never sees.
-A dotted vertical line is where the next stage begins."""
+trained on, the black line is the mean Dice on whole validation cases, which no step trains on; the
+weights of its highest point are kept. A dotted vertical line is where the next stage begins."""
 _NEXT_TEXT = """A handful of annotated scans is enough to start. Lay them out as a Medical
 Segmentation Decathlon or nnU-Net folder, with label 255 (or one named <code>ignore</code>) wherever
 nobody annotated, then:"""
@@ -330,6 +335,10 @@ section { background: #fff; border: 1px solid var(--line); border-radius: 12px;
           padding: 1.4rem 1.8rem; margin: 1.5rem 0; }
 h2 { margin: 0 0 .4rem; color: var(--accent); font-size: 1.35rem; }
 section > p { margin: 0 0 1.1rem; max-width: 50rem; color: var(--soft); }
+.cards { display: flex; flex-wrap: wrap; gap: 1rem; margin: 0 0 1.3rem; }
+.cards div { background: var(--paper); border-left: 4px solid var(--accent); border-radius: 6px;
+             padding: .6rem 1.4rem .6rem 1rem; font-weight: 600; }
+.cards strong { display: block; font-size: 1.9rem; line-height: 1.2; color: var(--accent); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .42rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
@@ -340,8 +349,8 @@ small { display: block; font-weight: 400; color: var(--soft); }
 .group { border-left: 1px solid var(--line); }
 .dice { min-width: 7rem; background: linear-gradient(#cde6ea, #cde6ea) left 50% / var(--share) 60%
         no-repeat; }
-.best { font-weight: 700; }
-tfoot th, tfoot td { border-top: 2px solid var(--accent); border-bottom: 0; font-weight: 600; }
+tfoot th, tfoot td { border-top: 2px solid var(--accent); border-bottom: 0; }
+td.best { font-weight: 700; }
 figure { margin: 0 0 1.3rem; }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; border-radius: 8px;
       border: 1px solid var(--line); }

@@ -1,33 +1,47 @@
 """Seeds, four virtual processors, and quiet start-up for every test."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from functools import cache
 
 import numpy as np
 import pytest
 
 from data_tools.command import load_tensorflow
 
+load_tensorflow()
 
-@pytest.fixture(scope="session", autouse=True)
-def _virtual_devices():
-    load_tensorflow()
-    import tensorflow as tf
+import tensorflow as tf  # noqa: E402
 
-    processor = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        processor, [tf.config.LogicalDeviceConfiguration()] * 4
-    )
+from tl3d_keras import training  # noqa: E402
+
+# Before anything starts the runtime: after that the number of devices is fixed.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
-    import tensorflow as tf
-
     tf.keras.utils.set_random_seed(0)
     yield
     tf.keras.backend.clear_session()
+
+
+@pytest.fixture(scope="session")
+def mirrored():
+    """MirroredStrategy on n of the four virtual processors.
+
+    On four it is that of the commands. A process cannot have two groups for collectives, so on two
+    replicas it reduces to one device.
+    """
+
+    def make(replicas):
+        if replicas == 4:
+            return training.choose_strategy("mirrored")
+        return tf.distribute.MirroredStrategy(
+            [f"CPU:{i}" for i in range(replicas)], tf.distribute.ReductionToOneDevice()
+        )
+
+    return cache(make)
 
 
 @pytest.fixture

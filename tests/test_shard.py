@@ -362,7 +362,7 @@ def test_exit_code_and_one_line(dataset, tmp_path):
 
 def test_command_passes_its_flags_on(dataset, tmp_path, command):
     command(shard, dataset_dir=str(dataset.path), output_dir=str(tmp_path / "out"),
-            spacing=["4", "1", "1.5"], compression="zlib", workers=1)
+            spacing="4,1,1.5", compression="zlib", workers=1)
     assert manifest.load(tmp_path / "out").cases[0].shape == [3, 5, 4, 1]
     assert b"zlib" in (tmp_path / "out" / "shard-00000.tfrecord").read_bytes()
 

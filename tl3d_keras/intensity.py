@@ -52,8 +52,9 @@ class Intensity:
             low, high = tf.constant(self.low), tf.constant(self.high)
             return 2.0 / (high - low), -(high + low) / (high - low)
         mean, variance = tf.nn.moments(image, axes=[-4, -3, -2], keepdims=True)
-        # A constant channel becomes 0, not NaN.
-        scale = tf.math.divide_no_nan(1.0, tf.sqrt(variance))
+        # A constant channel becomes 0, not NaN, nor the rounding of its mean over itself.
+        varies = tf.reduce_max(image, [-4, -3, -2], True) > tf.reduce_min(image, [-4, -3, -2], True)
+        scale = tf.where(varies, tf.math.divide_no_nan(1.0, tf.sqrt(variance)), 0.0)
         return scale, -mean * scale
 
     def apply(self, image: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:

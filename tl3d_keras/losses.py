@@ -46,6 +46,7 @@ class _MaskedLoss(tf.keras.losses.Loss):
         Returns:
             A float32 scalar, 0 where nothing is annotated.
         """
+        labels, prediction = tf.convert_to_tensor(labels), tf.convert_to_tensor(prediction)
         if labels.shape.rank == prediction.shape.rank:
             labels = tf.squeeze(labels, -1)
         classes = prediction.shape[-1]
@@ -174,4 +175,8 @@ def _all_reduce(sums: list[tf.Tensor]) -> list[tf.Tensor]:
     context = tf.distribute.get_replica_context()
     if not context or context.num_replicas_in_sync == 1:
         return sums
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+    # One vector, so that replicas wait for each other once.
+    flat = tf.concat([tf.reshape(s, [-1]) for s in sums], 0)
+    total = context.all_reduce(tf.distribute.ReduceOp.SUM, flat)
+    parts = tf.split(total, [s.shape.num_elements() for s in sums])
+    return [tf.reshape(part, s.shape) for part, s in zip(parts, sums, strict=True)]

@@ -35,6 +35,7 @@ class MaskedDiceMetric(tf.keras.metrics.Metric):
         annotated: tf.Tensor | None = None,
     ) -> None:
         """Adds a batch; shapes as in `losses`, predictions as logits or probabilities."""
+        y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
         if y_true.shape.rank == y_pred.shape.rank:
             y_true = tf.squeeze(y_true, -1)
         labels = tf.cast(y_true, tf.int32)

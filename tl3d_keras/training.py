@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
@@ -36,9 +37,14 @@ class Stage:
     frozen: tuple[str, ...] = ()
 
 
+@cache
 def choose_strategy(name: str) -> tf.distribute.Strategy:
     """`auto`: all GPUs where there are several, else one device; `mirrored`: all GPUs or, without
-    any, all logical CPU devices; `one`: one device."""
+    any, all logical CPU devices; `one`: one device.
+
+    A process gets one strategy a name: TensorFlow mixes up the collectives of two on the same
+    devices.
+    """
     gpus = tf.config.list_logical_devices("GPU")
     if name == "one" or (name == "auto" and len(gpus) < 2):
         return tf.distribute.get_strategy()

@@ -35,14 +35,15 @@ class Geometry:
     def reach(self) -> int:
         """How far from a voxel the input can change the output there, in voxels.
 
-        Two 3x3x3 convolutions a level, on the way down and, but at the coarsest level, up.
+        That of the convolutions, and up to the stride less one for where in its pooling window the
+        voxel lies.
         """
-        return 6 * self.stride - 4
+        return self._convolutions + self.stride - 1
 
     @property
     def margin(self) -> int:
         """Voxels that a valid network's output is smaller by on each side; 0 if padding is same."""
-        return self.reach if self.padding == "valid" else 0
+        return self._convolutions if self.padding == "valid" else 0
 
     def is_input_size(self, size: int) -> bool:
         """Whether an axis of the input can have `size` voxels."""
@@ -77,6 +78,11 @@ class Geometry:
         while not self.is_input_size(size):
             size += 1
         return size
+
+    @property
+    def _convolutions(self) -> int:
+        # Two of 3x3x3 a level, on the way down and, but at the coarsest level, up.
+        return 6 * self.stride - 4
 
     @property
     def _rest(self) -> int:

@@ -1,0 +1,211 @@
+"""Batches as a function of the seed and the number of the sample, cut where they say they are."""
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_tools import shard
+from tl3d_keras import augment, input_pipeline, manifest, volume_io
+from tl3d_keras.annotation import IGNORE
+from tl3d_keras.augment import Augmentation
+from tl3d_keras.errors import InputError
+from tl3d_keras.input_pipeline import PatchSettings, read_cases, training_batches
+from tl3d_keras.intensity import Intensity
+from tl3d_keras.volume_io import Volume
+
+SHAPES = {"a": (12, 14, 10), "b": (9, 20, 16), "c": (24, 8, 11), "d": (12, 12, 12)}
+# Channels z, y, x hold 10 at the first voxel of their axis, 11 at the next; channel 3 the case.
+WINDOW = Intensity("window", (0.0,) * 4, (40.0,) * 4)
+FIRST = 10
+SETTINGS = PatchSettings((8, 8, 8), (4, 4, 4), 2, WINDOW, seed=3)
+
+
+def labels_of(name: str) -> np.ndarray:
+    """Unannotated, but for two slices in which the label follows from the position."""
+    z, y, x = np.indices(SHAPES[name])
+    labels = (z + 2 * y + 3 * x) % 3
+    labels[np.isin(z, [2, 5], invert=True)] = IGNORE
+    return labels.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def records_dir(tmp_path_factory) -> Path:
+    """Cases a, b and c, sparsely annotated, and d, without a label."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    training: list = []
+    for number, (name, shape) in enumerate(SHAPES.items()):
+        array = np.stack([*np.indices(shape), np.full(shape, number)], -1) + FIRST
+        volume_io.write(folder / f"{name}.nrrd", Volume(array.astype(np.int16), (1.0, 1.0, 1.0)))
+        entry = {"image": f"{name}.nrrd"}
+        if name != "d":
+            label = Volume(labels_of(name)[..., np.newaxis], (1.0, 1.0, 1.0))
+            volume_io.write(folder / f"{name}-label.nrrd", label)
+            entry["label"] = f"{name}-label.nrrd"
+        training.append(entry)
+    content = {"labels": {"one": 1, "two": 2}, "modality": dict(enumerate(["CT"] * 4)),
+               "training": training, "annotated_labels": {"b": ["one", "two"], "c": ["one", "two"]}}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    shard.shard_dataset(folder, folder / "records", shard_bytes=20_000)
+    return folder / "records"
+
+
+def batches(records_dir: Path, settings: PatchSettings, count: int, first: int = 0,
+            only: str = "abcd") -> list[dict[str, np.ndarray]]:
+    loaded = manifest.load(records_dir)
+    stream = training_batches(records_dir, loaded, loaded.select(only), settings, first)
+    return list(itertools.islice(stream.as_numpy_iterator(), count))
+
+
+def raw(image: np.ndarray) -> np.ndarray:
+    """The intensities before the window, whole numbers."""
+    return np.rint((image + 1) * 20).astype(int)
+
+
+def expected_labels(image: np.ndarray, label_size) -> np.ndarray:
+    """The labels in the middle of an image patch, from the coordinates that it shows."""
+    middle = tuple(slice((n - m) // 2, (n - m) // 2 + m)
+                   for n, m in zip(image.shape[:3], label_size, strict=True))
+    z, y, x, number = np.moveaxis(raw(image)[middle] - FIRST, -1, 0)
+    labels = np.full(label_size, IGNORE)
+    for index, name in enumerate("abc"):
+        at = (number == index) & (z >= 0)
+        # Padding shows the lowest value of each channel, the first coordinates, once more.
+        labels[at] = labels_of(name)[z[at], y[at], x[at]]
+    return labels
+
+
+def equal(first, second) -> bool:
+    return all(np.array_equal(a[key], b[key])
+               for a, b in zip(first, second, strict=True) for key in ("image", "labels", "annotated"))
+
+
+@pytest.mark.parametrize(("image_size", "label_size"), [
+    ((8, 8, 8), (4, 4, 4)), ((6, 10, 8), (6, 10, 8)), ((8, 6, 4), (2, 2, 4))])
+def test_label_patch_is_the_middle_of_the_image_patch(records_dir, image_size, label_size):
+    settings = replace(SETTINGS, image_size=image_size, label_size=label_size, batch_size=3)
+    annotated = 0
+    for batch in batches(records_dir, settings, 12):
+        assert batch["image"].shape == (3, *image_size, 4) and batch["image"].dtype == np.float32
+        assert batch["labels"].shape == (3, *label_size) and batch["labels"].dtype == np.uint8
+        assert batch["annotated"].tolist() == [[True] * 3] * 3
+        for image, labels in zip(batch["image"], batch["labels"], strict=True):
+            assert labels[tuple(n // 2 for n in label_size)] != IGNORE
+            shown = labels != IGNORE
+            np.testing.assert_array_equal(labels[shown], expected_labels(image, label_size)[shown])
+            annotated += shown.sum()
+    assert annotated > 300
+
+
+def test_valid_network_geometry_around_small_volumes(records_dir):
+    settings = replace(SETTINGS, image_size=(92, 92, 92), label_size=(4, 4, 4))
+    (batch,) = batches(records_dir, settings, 1)
+    assert batch["image"].shape == (2, 92, 92, 92, 4) and batch["labels"].shape == (2, 4, 4, 4)
+    for image, labels in zip(batch["image"], batch["labels"], strict=True):
+        whole = raw(image)
+        name = "abc"[whole[0, 0, 0, 3] - FIRST]
+        shape = SHAPES[name]
+        # The last voxel of the volume, as every coordinate is at its largest there.
+        last = np.argwhere((whole[..., :3] == np.array(shape) + FIRST - 1).all(-1))
+        assert len(last) == 1
+        start = last[0] - np.array(shape) + 1
+        volume = tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
+        np.testing.assert_array_equal(
+            whole[volume][..., :3] - FIRST, np.stack(np.indices(shape), -1))
+        padding = np.ones(whole.shape[:3], bool)
+        padding[volume] = False
+        assert (whole[padding][:, :3] == FIRST).all()
+        everywhere = np.full(whole.shape[:3], IGNORE)
+        everywhere[volume] = labels_of(name)
+        np.testing.assert_array_equal(labels, everywhere[44:48, 44:48, 44:48])
+
+
+def test_padding_is_unannotated(records_dir):
+    settings = replace(SETTINGS, image_size=(16, 30, 30), label_size=(16, 30, 30))
+    for batch in batches(records_dir, settings, 3):
+        for image, labels in zip(batch["image"], batch["labels"], strict=True):
+            name = "abc"[raw(image)[0, 0, 0, 3] - FIRST]
+            # Slices, rows and columns that the volume has, and no more, can be annotated.
+            shown = labels != IGNORE
+            for axis, others in enumerate([(1, 2), (0, 2), (0, 1)]):
+                assert shown.any(axis=others).sum() <= SHAPES[name][axis]
+
+
+def test_stream_depends_on_the_seed_alone(records_dir):
+    settings = replace(SETTINGS, augmentation=Augmentation((0, 1, 2)))
+    first = batches(records_dir, settings, 6)
+    assert equal(first, batches(records_dir, settings, 6))
+    other = batches(records_dir, replace(settings, seed=4), 6)
+    assert not any(equal([a], [b]) for a, b in zip(first, other, strict=True))
+    assert not any(equal([a], [b]) for a, b in itertools.combinations(first, 2))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize("open_cases", [1, 2, 16])
+def test_resuming_continues_the_stream(records_dir, monkeypatch, batch_size, open_cases):
+    monkeypatch.setattr(input_pipeline, "_MAX_OPEN_CASES", open_cases)
+    settings = replace(SETTINGS, batch_size=batch_size, image_size=(6, 6, 6),
+                       augmentation=Augmentation((2,)))
+    whole = batches(records_dir, settings, 16)
+    for first in (1, 4, 7, 13):
+        resumed = batches(records_dir, settings, 16 - first, first)
+        assert equal(whole[first:], resumed), f"from batch {first} on"
+
+
+def test_every_case_is_visited_in_each_pass(records_dir):
+    settings = replace(SETTINGS, batch_size=1, image_size=(20, 20, 20))
+    names = [raw(b["image"])[0, 0, 0, 0, 3] - FIRST for b in batches(records_dir, settings, 300)]
+    counts = np.bincount(names, minlength=4)
+    # Unlabelled d is never drawn, the others in turn.
+    assert counts.tolist() == [100, 100, 100, 0] or (counts[:3].ptp() <= 16 and counts[3] == 0)
+
+
+def test_cases_of_different_shapes_share_a_batch(records_dir):
+    (batch,) = batches(records_dir, replace(SETTINGS, batch_size=24), 1)
+    assert {*np.unique(raw(batch["image"])[..., 3])} == {FIRST, FIRST + 1, FIRST + 2}
+
+
+def test_annotated_marks_the_structures_of_the_case(records_dir):
+    loaded = manifest.load(records_dir)
+    assert all(case.annotated_structures == ["one", "two"] for case in loaded.cases[:3])
+
+
+def test_normalisation_uses_the_whole_volume(records_dir):
+    settings = replace(SETTINGS, intensity=Intensity("zscore"), batch_size=1)
+    for batch in batches(records_dir, settings, 6, only="b"):
+        image = batch["image"][0]
+        coordinate = np.indices(SHAPES["b"])[1]
+        found = np.unique(np.rint(image[..., 1] * coordinate.std() + coordinate.mean()))
+        assert set(found) <= set(range(20)) and len(found) > 3
+
+
+def test_augmentation_is_applied(records_dir):
+    plain = batches(records_dir, SETTINGS, 4)
+    noisy = batches(records_dir, replace(SETTINGS, augmentation=Augmentation()), 4)
+    for a, b in zip(plain, noisy, strict=True):
+        np.testing.assert_array_equal(a["labels"], b["labels"])
+        assert 0.005 < np.abs(a["image"] - b["image"]).mean() < 0.5
+    assert SETTINGS.augmentation == augment.NONE
+
+
+def test_shapes_are_known_before_any_batch(records_dir):
+    loaded = manifest.load(records_dir)
+    spec = training_batches(records_dir, loaded, loaded.cases, SETTINGS).element_spec
+    assert {key: spec[key].shape.as_list() for key in spec} == {
+        "image": [2, 8, 8, 8, 4], "labels": [2, 4, 4, 4], "annotated": [2, 3]}
+
+
+def test_nothing_annotated(records_dir):
+    loaded = manifest.load(records_dir)
+    with pytest.raises(InputError, match="expected annotated cases to train on, found none"):
+        training_batches(records_dir, loaded, loaded.select(["d"]), SETTINGS)
+
+
+def test_read_cases_keeps_the_order_asked_for(records_dir):
+    loaded = manifest.load(records_dir)
+    found = list(read_cases(records_dir, loaded, loaded.select(["c", "a", "d"])))
+    assert [case.case_id.numpy() for case in found] == [b"c", b"a", b"d"]
+    assert [tuple(case.image.shape[:3]) for case in found] == [SHAPES[n] for n in "cad"]

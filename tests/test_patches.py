@@ -1,0 +1,127 @@
+"""Where patches are drawn, and that what is cut out is what is there."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tl3d_keras import patches, records
+from tl3d_keras.annotation import IGNORE
+from tl3d_keras.volume_io import Volume
+
+SHAPE = (7, 9, 8)
+
+
+def make_case(labels: np.ndarray | None, shape=SHAPE, channels: int = 2) -> records.Case:
+    """A case whose image counts its voxels from 1 on."""
+    count = np.arange(1, np.prod(shape) * channels + 1, dtype=np.int16)
+    image = Volume(count.reshape(*shape, channels), (1.0, 1.0, 1.0))
+    return records.parse(tf.constant(records.encode("a", image, labels, [1, 2, 3])))
+
+
+def sparse(rng) -> np.ndarray:
+    """Two annotated slices and a scribble; structure 1 is 30 times as large as structure 3."""
+    labels = np.full(SHAPE, IGNORE, np.uint8)
+    labels[[1, 4]] = 0
+    labels[1, 2:8, 1:6] = 1
+    labels[4, 3, 1:5] = 2
+    labels[6, 8, 7] = 3
+    return labels
+
+
+def draw(case: records.Case, count: int) -> np.ndarray:
+    """`count` centres [count, 3] with the seeds (5, 0), (5, 1), ..."""
+    seeds = tf.data.Dataset.range(count).map(
+        lambda number: patches.draw_centre(case, tf.stack([tf.constant(5, tf.int64), number])))
+    return np.array(list(seeds.as_numpy_iterator()))
+
+
+def test_centres_are_annotated_and_a_third_chosen_by_structure(rng):
+    labels = sparse(rng)
+    found = labels[tuple(draw(make_case(labels), 600).T)]
+    assert IGNORE not in found
+    share = np.bincount(found, minlength=4) / 600
+    annotated = labels[labels != IGNORE]
+    by_voxel = np.bincount(annotated, minlength=4) / annotated.size
+    expected = by_voxel * 2 / 3 + np.array([0, 1, 1, 1]) / 9
+    # Four standard deviations of 600 draws.
+    assert (np.abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / 600)).all(), share
+
+
+def test_centres_reach_every_annotated_voxel():
+    labels = np.full(SHAPE, IGNORE, np.uint8)
+    labels[2, 3, 4:7] = 1
+    labels[5, 0, :2] = 0
+    found = {tuple(centre) for centre in draw(make_case(labels), 150)}
+    assert found == {tuple(voxel) for voxel in np.argwhere(labels != IGNORE)}
+
+
+def test_background_alone_is_drawn():
+    labels = np.full(SHAPE, IGNORE, np.uint8)
+    labels[3, 1, 1] = 0
+    assert (draw(make_case(labels), 20) == [3, 1, 1]).all()
+
+
+def test_unlabelled_case_gives_any_voxel():
+    found = draw(make_case(None), 400)
+    assert found.min(axis=0).tolist() == [0, 0, 0]
+    assert found.max(axis=0).tolist() == [n - 1 for n in SHAPE]
+
+
+def test_draws_depend_on_the_seed_alone(rng):
+    case = make_case(sparse(rng))
+    in_graph = draw(case, 40)
+    eager = [patches.draw_centre(case, tf.constant([5, n], tf.int64)).numpy() for n in range(40)]
+    np.testing.assert_array_equal(in_graph, eager)
+    assert len(np.unique(in_graph, axis=0)) > 20
+
+
+BOXES = [
+    ((0, 0, 0), SHAPE),
+    ((1, 4, 2), (3, 2, 5)),
+    ((-2, -3, -1), (5, 6, 4)),
+    ((4, 5, 6), (6, 7, 5)),
+    ((-3, -2, -4), (13, 13, 16)),
+    ((6, 8, 7), (1, 1, 1)),
+    ((-9, 0, 0), (4, 3, 3)),
+    ((0, 0, 8), (2, 2, 4)),
+    ((20, -30, 40), (2, 3, 4)),
+]
+
+
+def cut(array: np.ndarray, start, size, fill: int) -> np.ndarray:
+    """The box of an array that is surrounded by `fill`."""
+    margin = 50
+    padded = np.pad(array, [(margin, margin)] * 3 + [(0, 0)] * (array.ndim - 3),
+                    constant_values=fill)
+    return padded[tuple(slice(margin + s, margin + s + n) for s, n in zip(start, size, strict=True))]
+
+
+def both_ways(cropped, start, size) -> list[np.ndarray]:
+    start, size = tf.constant(start, tf.int64), tf.constant(size, tf.int64)
+    in_graph = tf.data.Dataset.from_tensors((start, size)).map(cropped)
+    return [cropped(start, size).numpy(), next(iter(in_graph)).numpy()]
+
+
+@pytest.mark.parametrize(("start", "size"), BOXES)
+def test_crop_labels_equals_slicing(rng, start, size):
+    labels = rng.choice(np.array([0, 0, 1, 2, 3, IGNORE, IGNORE], np.uint8), SHAPE)
+    case = make_case(labels)
+    for found in both_ways(lambda *box: patches.crop_labels(case, *box), start, size):
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, cut(labels, start, size, IGNORE))
+
+
+@pytest.mark.parametrize("labels", [None, np.zeros(SHAPE, np.uint8)])
+def test_crop_labels_of_no_run_and_of_one(labels):
+    case = make_case(labels)
+    expected = np.full(SHAPE, IGNORE, np.uint8) if labels is None else labels
+    for start, size in BOXES:
+        found = patches.crop_labels(case, tf.constant(start, tf.int64), tf.constant(size, tf.int64))
+        np.testing.assert_array_equal(found, cut(expected, start, size, IGNORE))
+
+
+@pytest.mark.parametrize(("start", "size"), BOXES)
+def test_crop_image_pads_with_zeros(start, size):
+    image = make_case(None).image
+    for found in both_ways(lambda *box: patches.crop_image(image, *box), start, size):
+        np.testing.assert_array_equal(found, cut(image.numpy(), start, size, 0))

@@ -1,0 +1,99 @@
+"""A folder is there in whole or not at all, whatever stops the work."""
+
+from pathlib import Path
+
+import pytest
+
+from tl3d_keras.errors import InputError
+from tl3d_keras.whole_folder import check_free, whole_folder
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def former(tmp_path) -> Path:
+    """A folder that an earlier run wrote."""
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "a").write_text("former")
+    return path
+
+
+def test_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "new" / "out"
+    with whole_folder(path) as folder:
+        (folder / "a").write_text("1")
+        assert not path.exists()
+        assert folder.parent == path.parent
+    assert tree(tmp_path) == {"new/out/a": "1"}
+
+
+def test_an_empty_folder_may_be_there(tmp_path):
+    (tmp_path / "out").mkdir()
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+    assert tree(tmp_path) == {"out/a": "1"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_failure_leaves_nothing(tmp_path, error, overwrite):
+    with pytest.raises(error), whole_folder(tmp_path / "out", overwrite) as folder:
+        (folder / "a").write_text("1")
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_not_replaced_unasked(former):
+    with pytest.raises(InputError, match="/out: expected a new or empty folder, found files in it"):
+        with whole_folder(former):
+            pytest.fail("the block ran")
+    assert tree(former.parent) == {"out/a": "former"}
+
+
+def test_overwrite_replaces_everything(former):
+    with whole_folder(former, overwrite=True) as folder:
+        (folder / "b").write_text("new")
+        assert tree(former) == {"a": "former"}
+    assert [p.name for p in former.parent.iterdir()] == ["out"]
+    assert tree(former) == {"b": "new"}
+
+
+def test_overwrite_that_fails_keeps_the_former(former):
+    with pytest.raises(RuntimeError), whole_folder(former, overwrite=True) as folder:
+        (folder / "b").write_text("half")
+        raise RuntimeError
+    assert [p.name for p in former.parent.iterdir()] == ["out"]
+    assert tree(former) == {"a": "former"}
+
+
+def test_killed_while_building(former):
+    left = former.parent / ".out.building"
+    left.mkdir()
+    (left / "half").write_text("half")
+    with whole_folder(former, overwrite=True) as folder:
+        (folder / "b").write_text("new")
+    assert tree(former.parent) == {"out/b": "new"}
+
+
+def test_killed_between_the_renames(former):
+    former.rename(former.parent / ".out.former")
+    with pytest.raises(RuntimeError), whole_folder(former, overwrite=True):
+        raise RuntimeError
+    assert tree(former.parent) == {"out/a": "former"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_place_is_a_file(tmp_path, overwrite):
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match="/out: expected a folder, found a file"):
+        check_free(tmp_path / "out", overwrite)
+
+
+def test_place_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="/out: cannot write there: "):
+        with whole_folder(tmp_path / "file" / "out"):
+            pytest.fail("the block ran")
