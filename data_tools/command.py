@@ -26,14 +26,13 @@ def run(main: Callable[[], None], command_flags: flags.FlagValues) -> None:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow without its start-up chatter, unless TF_CPP_MIN_LOG_LEVEL asks for it.
+    """Imports TensorFlow without its start-up chatter, unless TF_CPP_MIN_LOG_LEVEL asks for more than errors.
 
     Its first lines are written by C++ before any log level applies, so standard error is held back
     during the import, and given out if the import fails.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ or "tensorflow" in sys.modules:
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3" or "tensorflow" in sys.modules:
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     sys.stderr.flush()
     standard_error = os.dup(2)
     with tempfile.TemporaryFile() as held_back:

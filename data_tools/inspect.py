@@ -21,7 +21,10 @@ from tl3d_keras.manifest import CaseEntry, Manifest
 
 FLAGS = flags.FlagValues()
 _RECORDS_DIR = flags.DEFINE_string(
-    "records_dir", None, "Folder that data_tools.shard has written.", required=True,
+    "records_dir",
+    None,
+    "Folder that data_tools.shard has written.",
+    required=True,
     flag_values=FLAGS,
 )
 _VERIFY = flags.DEFINE_bool(
@@ -38,14 +41,20 @@ def main() -> None:
     """Reads the flags, prints the tables, checks and draws."""
     folder = Path(_RECORDS_DIR.value)
     if _PNG.value and not _CASE.value:
-        raise InputError(f"--png: expected --case, the name of the case to draw to {_PNG.value}, "
-                         "found none")
+        raise InputError(
+            f"--png: expected --case, the name of the case to draw to {_PNG.value}, found none"
+        )
     if _PNG.value and Path(_PNG.value).suffix.lower() != ".png":
         raise InputError(f"--png: expected a file name that ends in .png, found {_PNG.value}")
     content = manifest.load(folder)
     cases = content.select([_CASE.value]) if _CASE.value else content.cases
-    lines = [*summary(content), "", *case_table(content, cases), "",
-             *structure_table(content, cases)]
+    lines = [
+        *summary(content),
+        "",
+        *case_table(content, cases),
+        "",
+        *structure_table(content, cases),
+    ]
     print("\n".join(lines), flush=True)
     if _VERIFY.value:
         manifest.verify(content, folder)
@@ -73,9 +82,15 @@ def case_table(content: Manifest, cases: Sequence[CaseEntry]) -> list[str]:
     for case in cases:
         counts = case.coverage["annotated"]
         share = counts["voxels"] / int(np.prod(case.shape[:3]))
-        rows.append((case.case_id, " x ".join(str(n) for n in case.shape[:3]),
-                     f"{counts['slices']} of {case.shape[0]}", f"{share:.1%}",
-                     _names(content, case)))
+        rows.append(
+            (
+                case.case_id,
+                " x ".join(str(n) for n in case.shape[:3]),
+                f"{counts['slices']} of {case.shape[0]}",
+                f"{share:.1%}",
+                _names(content, case),
+            )
+        )
     return _aligned(rows, left=(0, 4))
 
 
@@ -84,8 +99,15 @@ def structure_table(content: Manifest, cases: Sequence[CaseEntry]) -> list[str]:
     rows = [("structure", "cases annotated", "cases present", "slices", "voxels")]
     for name in content.structures:
         counts = [case.coverage[name] for case in cases if name in case.annotated_structures]
-        rows.append((name, str(len(counts)), str(sum(c["voxels"] > 0 for c in counts)),
-                     str(sum(c["slices"] for c in counts)), str(sum(c["voxels"] for c in counts))))
+        rows.append(
+            (
+                name,
+                str(len(counts)),
+                str(sum(c["voxels"] > 0 for c in counts)),
+                str(sum(c["slices"] for c in counts)),
+                str(sum(c["voxels"] for c in counts)),
+            )
+        )
     return _aligned(rows, left=(0,))
 
 
@@ -102,8 +124,12 @@ def draw(folder: Path, content: Manifest, case: CaseEntry, path: Path) -> None:
     image, labels = records.to_volumes(parsed)
     channel = content.channels[0]
     figure = pictures.overlay(
-        image.array[..., 0], labels, image.spacing, content.structures,
-        f"{case.case_id} ({channel})", pictures.window_of(channel),
+        image.array[..., 0],
+        labels,
+        image.spacing,
+        content.structures,
+        f"{case.case_id} ({channel})",
+        pictures.window_of(channel),
     )
     pictures.save_png(figure, path)
 
@@ -120,8 +146,10 @@ def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     """Lines with columns of one width each, to the right except for the columns in `left`."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
-        "  ".join(cell.ljust(width) if index in left else cell.rjust(width)
-                  for index, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.ljust(width) if index in left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     ]
 

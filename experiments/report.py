@@ -31,25 +31,45 @@ from tl3d_keras.errors import InputError
 FLAGS = flags.FlagValues()
 _OUTPUT = flags.DEFINE_string("output", None, "The .html file.", required=True, flag_values=FLAGS)
 _SCORES = flags.DEFINE_list(
-    "scores", [], "NAME=DIR,...: folders with the metrics.json of experiments.evaluate.",
+    "scores",
+    [],
+    "NAME=DIR,...: folders with the metrics.json of experiments.evaluate.",
     flag_values=FLAGS,
 )
 _RUNS = flags.DEFINE_list(
-    "runs", [], "NAME=DIR,...: training runs; the last one's model goes into the next commands.",
+    "runs",
+    [],
+    "NAME=DIR,...: training runs; the last one's model goes into the next commands.",
     flag_values=FLAGS,
 )
 _DATASET_DIR = flags.DEFINE_list(
-    "dataset_dir", [], "Data sets with images and references, one for each of --predictions.",
+    "dataset_dir",
+    [],
+    "Data sets with images and references, one for each of --predictions.",
     flag_values=FLAGS,
 )
 _PREDICTIONS = flags.DEFINE_list(
-    "predictions", [], "Folders with <case>.nii.gz as experiments.segment writes them.",
+    "predictions",
+    [],
+    "Folders with <case>.nii.gz as experiments.segment writes them.",
     flag_values=FLAGS,
 )
 
 _CASES_SHOWN = 3
-_SETTINGS_SHOWN = ("mode", "base", "filters", "levels", "padding", "patch_size", "batch_size",
-                   "steps", "learning_rate", "loss", "optimizer", "seed")
+_SETTINGS_SHOWN = (
+    "mode",
+    "base",
+    "filters",
+    "levels",
+    "padding",
+    "patch_size",
+    "batch_size",
+    "steps",
+    "learning_rate",
+    "loss",
+    "optimizer",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -70,15 +90,20 @@ class Picture:
 def main() -> None:
     """Reads the flags, writes the page and prints the Dice table."""
     output = Path(_OUTPUT.value)
-    scores = {name: _json(folder / "metrics.json", ("summary", "cases"), "experiments.evaluate")
-              for name, folder in _named("scores", _SCORES.value).items()}
+    scores = {
+        name: _json(folder / "metrics.json", ("summary", "cases"), "experiments.evaluate")
+        for name, folder in _named("scores", _SCORES.value).items()
+    }
     runs = _named("runs", _RUNS.value)
     if len(_DATASET_DIR.value) != len(_PREDICTIONS.value):
-        raise InputError("--predictions: expected one folder for each of --dataset_dir "
-                         f"({len(_DATASET_DIR.value)}), found {len(_PREDICTIONS.value)}")
+        raise InputError(
+            "--predictions: expected one folder for each of --dataset_dir "
+            f"({len(_DATASET_DIR.value)}), found {len(_PREDICTIONS.value)}"
+        )
     if not (scores or runs or _PREDICTIONS.value):
-        raise InputError("expected something to report by --scores, --runs or --predictions, "
-                         "found none")
+        raise InputError(
+            "expected something to report by --scores, --runs or --predictions, found none"
+        )
     pairs = zip(_DATASET_DIR.value, _PREDICTIONS.value, strict=True)
     write(output, _page(scores, runs, [(Path(d), Path(p)) for d, p in pairs]))
     print("\n".join(dice_table(scores)))
@@ -104,11 +129,16 @@ def compare_cases(dataset_dir: Path, predictions: Path) -> list[Picture]:
         InputError: there is no such case, or the grids of the two differ.
     """
     dataset = layouts.read_layout(dataset_dir)
-    found = [(case, predictions / f"{case.case_id}.nii.gz") for case in dataset.cases
-             if case.label and (predictions / f"{case.case_id}.nii.gz").is_file()]
+    found = [
+        (case, predictions / f"{case.case_id}.nii.gz")
+        for case in dataset.cases
+        if case.label and (predictions / f"{case.case_id}.nii.gz").is_file()
+    ]
     if not found:
-        raise InputError(f"{predictions}: expected predictions of {dataset_dir} such as "
-                         f"{dataset.cases[0].case_id}.nii.gz, found none")
+        raise InputError(
+            f"{predictions}: expected predictions of {dataset_dir} such as "
+            f"{dataset.cases[0].case_id}.nii.gz, found none"
+        )
     shown = []
     for source, path in found[:_CASES_SHOWN]:
         spacing = case_reader.canonical_spacing(source)
@@ -119,16 +149,27 @@ def compare_cases(dataset_dir: Path, predictions: Path) -> list[Picture]:
         arrays = {"reference": case.labels, "prediction": predicted.array[..., 0]}
         try:
             figure = pictures.comparison(
-                case.image.array[..., 0], arrays, spacing, dataset.structures,
+                case.image.array[..., 0],
+                arrays,
+                spacing,
+                dataset.structures,
                 window=pictures.window_of(dataset.channels[0]),
             )
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        dice = evaluation.evaluate_case(arrays["prediction"], case.labels, spacing,
-                                        dict(enumerate(dataset.structures, 1)), case.annotated)
+        dice = evaluation.evaluate_case(
+            arrays["prediction"],
+            case.labels,
+            spacing,
+            dict(enumerate(dataset.structures, 1)),
+            case.annotated,
+        )
         known = [s.dice for s in dice.values() if s.dice is not None]
-        caption = (f"{dataset.channels[0]}. Mean Dice of this case: {np.mean(known):.3f}." if known
-                   else f"{dataset.channels[0]}. Nothing to score in this case.")
+        caption = (
+            f"{dataset.channels[0]}. Mean Dice of this case: {np.mean(known):.3f}."
+            if known
+            else f"{dataset.channels[0]}. Nothing to score in this case."
+        )
         shown.append(Picture(case.case_id, caption, pictures.png(figure)))
     return shown
 
@@ -139,12 +180,22 @@ def dice_table(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     rows = [["Dice", *scores]]
     for structure in [*_structures(scores), None]:
-        rows.append([structure or "mean", *(_number(_mean(s, structure, "dice"), 4)
-                                            for s in scores.values())])
+        rows.append(
+            [
+                structure or "mean",
+                *(_number(_mean(s, structure, "dice"), 4) for s in scores.values()),
+            ]
+        )
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
-                                                  zip(row[1:], widths[1:], strict=True))])
-            for row in rows]
+    return [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in rows
+    ]
 
 
 def _named(flag: str, values: Sequence[str]) -> dict[str, Path]:
@@ -161,13 +212,16 @@ def _json(path: Path, keys: Sequence[str], writer: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"{path}: cannot read; expected a folder that {writer} has written") \
-            from error
+        raise InputError(
+            f"{path}: cannot read; expected a folder that {writer} has written"
+        ) from error
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(content, dict) or any(key not in content for key in keys):
-        raise InputError(f"{path}: expected {' and '.join(keys)} as {writer} writes them, found "
-                         f"{', '.join(content) or 'nothing'}")
+        raise InputError(
+            f"{path}: expected {' and '.join(keys)} as {writer} writes them, found "
+            f"{', '.join(content) or 'nothing'}"
+        )
     return content
 
 
@@ -198,8 +252,13 @@ def _page(
         text = _PICTURES_TEXT.format(data=html.escape(dataset_dir.resolve().name))
         sections.append(_section("Reference and prediction", text, figures))
     if runs:
-        sections.append(_section("Training", _TRAINING_TEXT,
-                                 "".join(_run(name, folder) for name, folder in runs.items())))
+        sections.append(
+            _section(
+                "Training",
+                _TRAINING_TEXT,
+                "".join(_run(name, folder) for name, folder in runs.items()),
+            )
+        )
     model = shlex.quote(str(list(runs.values())[-1] / "model")) if runs else "RUN/model"
     sections.append(_section("Your own scans", _NEXT_TEXT, _NEXT.format(model=html.escape(model))))
     return _PAGE.format(style=_STYLE, body="".join(sections))
@@ -212,14 +271,17 @@ def _section(title: str, text: str, content: str) -> str:
 def _figure(picture: Picture) -> str:
     title, caption = html.escape(picture.title), html.escape(picture.caption)
     data = base64.b64encode(picture.png).decode()
-    return (f'<figure><img src="data:image/png;base64,{data}" alt="{title}">'
-            f"<figcaption><b>{title}</b> {caption}</figcaption></figure>")
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{title}">'
+        f"<figcaption><b>{title}</b> {caption}</figcaption></figure>"
+    )
 
 
 def _cards(scores: Mapping[str, Mapping[str, Any]]) -> str:
     cards = "".join(
         f"<div><strong>{_number(_mean(s, None, 'dice'), 3)}</strong>{html.escape(name)}"
-        f"<small>mean Dice, {len(s['cases'])} cases</small></div>" for name, s in scores.items()
+        f"<small>mean Dice, {len(s['cases'])} cases</small></div>"
+        for name, s in scores.items()
     )
     return f'<div class="cards">{cards}</div>'
 
@@ -229,14 +291,14 @@ def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
     heads = '<th class="group">Dice</th><th>HD95 mm</th><th>NSD</th>' * len(scores)
     rows = [_score_row(name, name, scores) for name in _structures(scores)]
     mean = _score_row("mean of structures", None, scores)
-    return (f'<div class="wide"><table><thead><tr><th></th>{groups}</tr>'
-            f"<tr><th>structure</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
-            f"<tfoot>{mean}</tfoot></table></div>")
+    return (
+        f'<div class="wide"><table><thead><tr><th></th>{groups}</tr>'
+        f"<tr><th>structure</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
+        f"<tfoot>{mean}</tfoot></table></div>"
+    )
 
 
-def _score_row(
-    title: str, structure: str | None, scores: Mapping[str, Mapping[str, Any]]
-) -> str:
+def _score_row(title: str, structure: str | None, scores: Mapping[str, Mapping[str, Any]]) -> str:
     dice = [_mean(score, structure, "dice") for score in scores.values()]
     known = [d for d in dice if d is not None]
     cells = []
@@ -257,15 +319,20 @@ def _run(name: str, folder: Path) -> str:
         with path.open(newline="") as file:
             figure = pictures.curves(list(csv.DictReader(file)))
     except OSError as error:
-        raise InputError(f"{path}: cannot read; expected a folder that a training run has "
-                         "written") from error
+        raise InputError(
+            f"{path}: cannot read; expected a folder that a training run has written"
+        ) from error
     except ValueError as error:
         raise InputError(f"{path}: expected the numbers of a training run: {error}") from error
     picture = Picture(name, "Loss and Dice against the training step.", pictures.png(figure))
-    rows = "".join(f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
-                   for key, value in _provenance(provenance))
-    return (f"{_figure(picture)}<details open><summary>How {html.escape(name)} was trained"
-            f'</summary><table class="facts">{rows}</table></details>')
+    rows = "".join(
+        f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
+        for key, value in _provenance(provenance)
+    )
+    return (
+        f"{_figure(picture)}<details open><summary>How {html.escape(name)} was trained"
+        f'</summary><table class="facts">{rows}</table></details>'
+    )
 
 
 def _provenance(content: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -274,14 +341,26 @@ def _provenance(content: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     seconds = content.get("seconds")
     if seconds is not None:
         yield "time", f"{seconds:.0f} s ({seconds / 60:.1f} min)"
-    for key, title, unit in (("precision", "precision", ""), ("replicas", "devices", ""),
-                             ("peak_memory_gib", "peak memory", " GiB")):
+    for key, title, unit in (
+        ("precision", "precision", ""),
+        ("replicas", "devices", ""),
+        ("peak_memory_gib", "peak memory", " GiB"),
+    ):
         if content.get(key) is not None:
             yield title, f"{content[key]}{unit}"
-    yield "cases", (f"{len(content.get('training_cases', []))} for training, "
-                    f"{len(content.get('validation_cases', []))} for validation")
-    yield "settings", ", ".join(f"{key} {settings[key]}" for key in _SETTINGS_SHOWN
-                                if settings.get(key) is not None)
+    yield (
+        "cases",
+        (
+            f"{len(content.get('training_cases', []))} for training, "
+            f"{len(content.get('validation_cases', []))} for validation"
+        ),
+    )
+    yield (
+        "settings",
+        ", ".join(
+            f"{key} {settings[key]}" for key in _SETTINGS_SHOWN if settings.get(key) is not None
+        ),
+    )
     yield "data", f"CRC32C fingerprint {settings.get('data')}"
     yield "versions", ", ".join(f"{k} {v}" for k, v in content.get("versions", {}).items())
     if not content.get("done"):

@@ -55,7 +55,9 @@ def main() -> None:
 
     model = artifact.load(_MODEL.value, dtype=training.choose_precision(_PRECISION.value))
     memory = _MEMORY_GIB.value * 2**30 if _MEMORY_GIB.value else None
-    segmenter = inference.Segmenter(model.network, model.info.intensity, memory)
+    segmenter = inference.Segmenter(
+        model.network, model.info.intensity, memory, model.info.patch_size
+    )
     jobs = group_channels(jobs, len(model.info.channels))
     failed = 0
     for paths, output in jobs:

@@ -85,8 +85,11 @@ def test_all_are_applied_each_with_its_own_draw(image):
     seed = seeds(1)[0]
     split = tf.random.experimental.stateless_split(seed, 4)
     expected, expected_labels = augment.flip(image, labels, split[0], ALL.flip_axes)
-    expected = augment.noise(augment.shift(augment.scale(
-        expected, split[1], ALL.scaling), split[2], ALL.shift), split[3], ALL.noise)
+    expected = augment.noise(
+        augment.shift(augment.scale(expected, split[1], ALL.scaling), split[2], ALL.shift),
+        split[3],
+        ALL.noise,
+    )
     found, found_labels = augment.augment(image, labels, seed, ALL)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(found_labels, expected_labels)

@@ -1,5 +1,6 @@
 """Batches as a function of the seed and the number of the sample, cut where they say they are."""
 
+import functools
 import itertools
 import json
 from dataclasses import replace
@@ -24,17 +25,25 @@ FIRST = 10
 SETTINGS = PatchSettings((8, 8, 8), (4, 4, 4), 2, WINDOW, seed=3)
 
 
+@pytest.fixture(autouse=True)
+def one_open_case(monkeypatch):
+    """Starting a stream takes half a second for every open case."""
+    monkeypatch.setattr(input_pipeline, "_MAX_OPEN_CASES", 1)
+
+
 def labels_of(name: str) -> np.ndarray:
     """Unannotated, but for two slices in which the label follows from the position."""
     z, y, x = np.indices(SHAPES[name])
     labels = (z + 2 * y + 3 * x) % 3
+    if name == "c":
+        labels[labels == 1] = 0
     labels[np.isin(z, [2, 5], invert=True)] = IGNORE
     return labels.astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def records_dir(tmp_path_factory) -> Path:
-    """Cases a, b and c, sparsely annotated, and d, without a label."""
+    """Sparsely annotated a and b, c with structure two alone, and d without a label."""
     folder = tmp_path_factory.mktemp("pipeline")
     training: list = []
     for number, (name, shape) in enumerate(SHAPES.items()):
@@ -46,15 +55,21 @@ def records_dir(tmp_path_factory) -> Path:
             volume_io.write(folder / f"{name}-label.nrrd", label)
             entry["label"] = f"{name}-label.nrrd"
         training.append(entry)
-    content = {"labels": {"one": 1, "two": 2}, "modality": dict(enumerate(["CT"] * 4)),
-               "training": training, "annotated_labels": {"b": ["one", "two"], "c": ["one", "two"]}}
+    content = {
+        "labels": {"one": 1, "two": 2},
+        "modality": dict(enumerate(["CT"] * 4)),
+        "training": training,
+        "annotated_labels": {"c": ["two"]},
+    }
     (folder / "dataset.json").write_text(json.dumps(content))
     shard.shard_dataset(folder, folder / "records", shard_bytes=20_000)
     return folder / "records"
 
 
-def batches(records_dir: Path, settings: PatchSettings, count: int, first: int = 0,
-            only: str = "abcd") -> list[dict[str, np.ndarray]]:
+@functools.cache
+def batches(
+    records_dir: Path, settings: PatchSettings, count: int, first: int = 0, only: str = "abcd"
+) -> list[dict[str, np.ndarray]]:
     loaded = manifest.load(records_dir)
     stream = training_batches(records_dir, loaded, loaded.select(only), settings, first)
     return list(itertools.islice(stream.as_numpy_iterator(), count))
@@ -67,8 +82,10 @@ def raw(image: np.ndarray) -> np.ndarray:
 
 def expected_labels(image: np.ndarray, label_size) -> np.ndarray:
     """The labels in the middle of an image patch, from the coordinates that it shows."""
-    middle = tuple(slice((n - m) // 2, (n - m) // 2 + m)
-                   for n, m in zip(image.shape[:3], label_size, strict=True))
+    middle = tuple(
+        slice((n - m) // 2, (n - m) // 2 + m)
+        for n, m in zip(image.shape[:3], label_size, strict=True)
+    )
     z, y, x, number = np.moveaxis(raw(image)[middle] - FIRST, -1, 0)
     labels = np.full(label_size, IGNORE)
     for index, name in enumerate("abc"):
@@ -79,31 +96,39 @@ def expected_labels(image: np.ndarray, label_size) -> np.ndarray:
 
 
 def equal(first, second) -> bool:
-    return all(np.array_equal(a[key], b[key])
-               for a, b in zip(first, second, strict=True) for key in ("image", "labels", "annotated"))
+    return all(
+        np.array_equal(a[key], b[key])
+        for a, b in zip(first, second, strict=True)
+        for key in ("image", "labels", "annotated")
+    )
 
 
-@pytest.mark.parametrize(("image_size", "label_size"), [
-    ((8, 8, 8), (4, 4, 4)), ((6, 10, 8), (6, 10, 8)), ((8, 6, 4), (2, 2, 4))])
+@pytest.mark.parametrize(
+    ("image_size", "label_size"),
+    [((8, 8, 8), (4, 4, 4)), ((6, 10, 8), (6, 10, 8)), ((8, 6, 4), (2, 2, 4))],
+)
 def test_label_patch_is_the_middle_of_the_image_patch(records_dir, image_size, label_size):
     settings = replace(SETTINGS, image_size=image_size, label_size=label_size, batch_size=3)
     annotated = 0
     for batch in batches(records_dir, settings, 12):
         assert batch["image"].shape == (3, *image_size, 4) and batch["image"].dtype == np.float32
         assert batch["labels"].shape == (3, *label_size) and batch["labels"].dtype == np.uint8
-        assert batch["annotated"].tolist() == [[True] * 3] * 3
-        for image, labels in zip(batch["image"], batch["labels"], strict=True):
+        for image, labels, structures in zip(
+            batch["image"], batch["labels"], batch["annotated"], strict=True
+        ):
+            only_two = raw(image)[0, 0, 0, 3] == FIRST + 2
+            assert structures.tolist() == [True, not only_two, True]
             assert labels[tuple(n // 2 for n in label_size)] != IGNORE
             shown = labels != IGNORE
             np.testing.assert_array_equal(labels[shown], expected_labels(image, label_size)[shown])
             annotated += shown.sum()
-    assert annotated > 300
+    assert annotated > 200
 
 
 def test_valid_network_geometry_around_small_volumes(records_dir):
-    settings = replace(SETTINGS, image_size=(92, 92, 92), label_size=(4, 4, 4))
+    settings = replace(SETTINGS, image_size=(92, 92, 92), label_size=(4, 4, 4), batch_size=1)
     (batch,) = batches(records_dir, settings, 1)
-    assert batch["image"].shape == (2, 92, 92, 92, 4) and batch["labels"].shape == (2, 4, 4, 4)
+    assert batch["image"].shape == (1, 92, 92, 92, 4) and batch["labels"].shape == (1, 4, 4, 4)
     for image, labels in zip(batch["image"], batch["labels"], strict=True):
         whole = raw(image)
         name = "abc"[whole[0, 0, 0, 3] - FIRST]
@@ -114,7 +139,8 @@ def test_valid_network_geometry_around_small_volumes(records_dir):
         start = last[0] - np.array(shape) + 1
         volume = tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
         np.testing.assert_array_equal(
-            whole[volume][..., :3] - FIRST, np.stack(np.indices(shape), -1))
+            whole[volume][..., :3] - FIRST, np.stack(np.indices(shape), -1)
+        )
         padding = np.ones(whole.shape[:3], bool)
         padding[volume] = False
         assert (whole[padding][:, :3] == FIRST).all()
@@ -137,40 +163,38 @@ def test_padding_is_unannotated(records_dir):
 def test_stream_depends_on_the_seed_alone(records_dir):
     settings = replace(SETTINGS, augmentation=Augmentation((0, 1, 2)))
     first = batches(records_dir, settings, 6)
-    assert equal(first, batches(records_dir, settings, 6))
+    assert equal(first, batches.__wrapped__(records_dir, settings, 6))
     other = batches(records_dir, replace(settings, seed=4), 6)
-    assert not any(equal([a], [b]) for a, b in zip(first, other, strict=True))
+    assert not any(equal([a], [b]) for a, b in itertools.product(first, other))
     assert not any(equal([a], [b]) for a, b in itertools.combinations(first, 2))
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-@pytest.mark.parametrize("open_cases", [1, 2, 16])
-def test_resuming_continues_the_stream(records_dir, monkeypatch, batch_size, open_cases):
+# Visits of 8 patches each, 1 or 3 at a time; batches that cut through them; starts within a block
+# of visits, at its end and in a later pass over the cases.
+@pytest.mark.parametrize(("open_cases", "batch_size", "starts"), [(1, 1, (9, 32)), (3, 5, (7,))])
+def test_resuming_continues_the_stream(records_dir, monkeypatch, open_cases, batch_size, starts):
     monkeypatch.setattr(input_pipeline, "_MAX_OPEN_CASES", open_cases)
-    settings = replace(SETTINGS, batch_size=batch_size, image_size=(6, 6, 6),
-                       augmentation=Augmentation((2,)))
-    whole = batches(records_dir, settings, 16)
-    for first in (1, 4, 7, 13):
-        resumed = batches(records_dir, settings, 16 - first, first)
-        assert equal(whole[first:], resumed), f"from batch {first} on"
+    settings = replace(
+        SETTINGS,
+        batch_size=batch_size,
+        image_size=(5, 5, 5),
+        label_size=(3, 3, 3),
+        augmentation=Augmentation((2,)),
+    )
+    whole = batches(records_dir, settings, 36)
+    for first in starts:
+        assert equal(whole[first:], batches(records_dir, settings, 36 - first, first)), first
 
 
-def test_every_case_is_visited_in_each_pass(records_dir):
-    settings = replace(SETTINGS, batch_size=1, image_size=(20, 20, 20))
-    names = [raw(b["image"])[0, 0, 0, 0, 3] - FIRST for b in batches(records_dir, settings, 300)]
-    counts = np.bincount(names, minlength=4)
-    # Unlabelled d is never drawn, the others in turn.
-    assert counts.tolist() == [100, 100, 100, 0] or (counts[:3].ptp() <= 16 and counts[3] == 0)
-
-
-def test_cases_of_different_shapes_share_a_batch(records_dir):
-    (batch,) = batches(records_dir, replace(SETTINGS, batch_size=24), 1)
-    assert {*np.unique(raw(batch["image"])[..., 3])} == {FIRST, FIRST + 1, FIRST + 2}
-
-
-def test_annotated_marks_the_structures_of_the_case(records_dir):
-    loaded = manifest.load(records_dir)
-    assert all(case.annotated_structures == ["one", "two"] for case in loaded.cases[:3])
+def test_passes_over_the_annotated_cases(records_dir, monkeypatch):
+    monkeypatch.setattr(input_pipeline, "_MAX_OPEN_CASES", 2)
+    settings = replace(SETTINGS, batch_size=6, image_size=(20, 20, 20))
+    found = batches(records_dir, settings, 5)
+    # Cases of different shapes share a batch; each pass visits each once, unlabelled d never.
+    names = np.concatenate([raw(batch["image"])[:, 0, 0, 0, 3] - FIRST for batch in found])
+    passes = [tuple(names[start : start + 3]) for start in range(0, 30, 3)]
+    assert {tuple(sorted(one)) for one in passes} == {(0, 1, 2)}
+    assert len(set(passes)) > 2
 
 
 def test_normalisation_uses_the_whole_volume(records_dir):
@@ -195,7 +219,10 @@ def test_shapes_are_known_before_any_batch(records_dir):
     loaded = manifest.load(records_dir)
     spec = training_batches(records_dir, loaded, loaded.cases, SETTINGS).element_spec
     assert {key: spec[key].shape.as_list() for key in spec} == {
-        "image": [2, 8, 8, 8, 4], "labels": [2, 4, 4, 4], "annotated": [2, 3]}
+        "image": [2, 8, 8, 8, 4],
+        "labels": [2, 4, 4, 4],
+        "annotated": [2, 3],
+    }
 
 
 def test_nothing_annotated(records_dir):

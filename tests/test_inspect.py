@@ -30,12 +30,19 @@ def dataset(folder: Path) -> Path:
     for name, labels in (("whole", whole), ("part", part)):
         volume_io.write(folder / f"images/{name}.nii.gz", Volume(image, (2.0, 1.0, 1.0)))
         volume_io.write(folder / f"labels/{name}.nii.gz", Volume(labels, (2.0, 1.0, 1.0)))
-    (folder / "dataset.json").write_text(json.dumps({
-        "modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver", "2": "spleen"},
-        "training": [{"image": f"images/{n}.nii.gz", "label": f"labels/{n}.nii.gz"}
-                     for n in ("whole", "part")],
-        "annotated_labels": {"part": ["liver"]},
-    }))
+    (folder / "dataset.json").write_text(
+        json.dumps(
+            {
+                "modality": {"0": "CT"},
+                "labels": {"0": "background", "1": "liver", "2": "spleen"},
+                "training": [
+                    {"image": f"images/{n}.nii.gz", "label": f"labels/{n}.nii.gz"}
+                    for n in ("whole", "part")
+                ],
+                "annotated_labels": {"part": ["liver"]},
+            }
+        )
+    )
     return folder
 
 
@@ -76,16 +83,21 @@ def test_one_case(records, command, capsys):
     out = capsys.readouterr().out
     assert "part" in out and "whole" not in out
     assert [line.split() for line in out.splitlines()[-2:]] == [
-        ["liver", "1", "1", "1", "4"], ["spleen", "0", "0", "0", "0"]]
+        ["liver", "1", "1", "1", "4"],
+        ["spleen", "0", "0", "0", "0"],
+    ]
 
 
-@pytest.mark.parametrize(("names", "annotated", "expected"), [
-    ("abcdef", "abcdef", "all 6"),
-    ("abcdef", "abcde", "a, b, c, d and 1 more"),
-    ("abcdef", "ef", "e, f"),
-    ("ab", "ab", "a, b"),
-    ("ab", "", "none"),
-])
+@pytest.mark.parametrize(
+    ("names", "annotated", "expected"),
+    [
+        ("abcdef", "abcdef", "all 6"),
+        ("abcdef", "abcde", "a, b, c, d and 1 more"),
+        ("abcdef", "ef", "e, f"),
+        ("ab", "ab", "a, b"),
+        ("ab", "", "none"),
+    ],
+)
 def test_names_fit_on_a_line(names, annotated, expected):
     coverage = {name: {"slices": 0, "voxels": 0} for name in ("annotated", *names)}
     case = manifest.CaseEntry("c", 0, 0, 1, (1, 1, 1, 1), list(annotated), coverage, [])
@@ -125,25 +137,34 @@ def test_draws_the_case_with_its_labels(records, command, capsys, tmp_path, monk
     assert title == "part (CT)"
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    ({"png": "a.png"}, "--png: expected --case"),
-    ({"case": "other", "png": "a.png"}, "expected case names of the records .*, found other"),
-    ({"case": "part", "png": "a.gif"}, "expected a file name that ends in .png, found a.gif"),
-])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"png": "a.png"}, "--png: expected --case"),
+        ({"case": "other", "png": "a.png"}, "expected case names of the records .*, found other"),
+        ({"case": "part", "png": "a.gif"}, "expected a file name that ends in .png, found a.gif"),
+    ],
+)
 def test_wrong_flags(records, command, flags, message):
     with pytest.raises(InputError, match=message):
         command(inspect, records_dir=records, **flags)
 
 
 def test_exit_code_and_no_tensorflow_for_tables(records, tmp_path):
-    code = ("import sys; from data_tools import inspect; "
-            f"sys.argv = ['inspect', '--records_dir={records}', '--verify']\n"
-            "try: inspect.cli()\nfinally: print('tensorflow' in sys.modules)")
+    code = (
+        "import sys; from data_tools import inspect; "
+        f"sys.argv = ['inspect', '--records_dir={records}', '--verify']\n"
+        "try: inspect.cli()\nfinally: print('tensorflow' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-2:] == ["1 shards verified", "False"]
-    done = subprocess.run([sys.executable, "-m", "data_tools.inspect", f"--records_dir={tmp_path}"],
-                          cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "data_tools.inspect", f"--records_dir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path}/manifest.json: cannot read")
     assert len(done.stderr.splitlines()) == 1

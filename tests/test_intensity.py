@@ -16,7 +16,8 @@ def volume(*values) -> tf.Tensor:
 
 
 def test_window_by_hand():
-    found = Intensity("window", (-160.0,), (240.0,)).normalise(volume(-1000, -160, -60, 40, 240, 900))
+    settings = Intensity("window", (-160.0,), (240.0,))
+    found = settings.normalise(volume(-1000, -160, -60, 40, 240, 900))
     np.testing.assert_allclose(tf.reshape(found, [-1]), [-1, -1, -0.5, 0, 1, 1], atol=1e-6)
 
 
@@ -29,7 +30,8 @@ def test_window_of_each_channel():
 def test_zscore_by_hand():
     found = Intensity("zscore").normalise(volume(2, 4, 4, 4, 5, 5, 7, 9))
     np.testing.assert_allclose(
-        tf.reshape(found, [-1]), [-1.5, -0.5, -0.5, -0.5, 0, 0, 1, 2], atol=1e-6)
+        tf.reshape(found, [-1]), [-1.5, -0.5, -0.5, -0.5, 0, 0, 1, 2], atol=1e-6
+    )
 
 
 def test_zscore_of_each_volume_and_channel(rng):
@@ -59,30 +61,37 @@ def test_parts_with_the_coefficients_of_the_whole(settings, rng):
     np.testing.assert_allclose(graph, settings.normalise(image), atol=1e-6)
 
 
-@pytest.mark.parametrize(("channels", "statistics", "expected"), [
-    (["CT"], [CT], Intensity("window", (-160.0,), (240.0,))),
-    (["ct", "CT"], [CT, PET], Intensity("window", (-160.0, 0.0), (240.0, 10.0))),
-    (["MRI"], [CT], Intensity("zscore")),
-    (["CT", "PET"], [CT, PET], Intensity("zscore")),
-    (["CT"], [], Intensity("zscore")),
-    (["CT"], [{**CT, "percentile_99_5": -160.0}], Intensity("zscore")),
-])
+@pytest.mark.parametrize(
+    ("channels", "statistics", "expected"),
+    [
+        (["CT"], [CT], Intensity("window", (-160.0,), (240.0,))),
+        (["ct", "CT"], [CT, PET], Intensity("window", (-160.0, 0.0), (240.0, 10.0))),
+        (["MRI"], [CT], Intensity("zscore")),
+        (["CT", "PET"], [CT, PET], Intensity("zscore")),
+        (["CT"], [], Intensity("zscore")),
+        (["CT"], [{**CT, "percentile_99_5": -160.0}], Intensity("zscore")),
+    ],
+)
 def test_propose(channels, statistics, expected):
     assert propose(channels, statistics) == expected
 
 
-@pytest.mark.parametrize("settings", [
-    Intensity("zscore"), Intensity("window", (-160.0, 0.0), (240.0, 10.0))])
+@pytest.mark.parametrize(
+    "settings", [Intensity("zscore"), Intensity("window", (-160.0, 0.0), (240.0, 10.0))]
+)
 def test_json_round_trip(settings):
     assert Intensity.from_json(settings.to_json()) == settings
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("minmax",), "expected an intensity mode of window, zscore, found 'minmax'"),
-    (("window",), "expected a window low < high for each channel"),
-    (("window", (1.0,), (1.0,)), r"expected a window .* found low \(1.0,\) and high \(1.0,\)"),
-    (("window", (1.0, 2.0), (3.0,)), "expected a window low < high for each channel"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("minmax",), "expected an intensity mode of window, zscore, found 'minmax'"),
+        (("window",), "expected a window low < high for each channel"),
+        (("window", (1.0,), (1.0,)), r"expected a window .* found low \(1.0,\) and high \(1.0,\)"),
+        (("window", (1.0, 2.0), (3.0,)), "expected a window low < high for each channel"),
+    ],
+)
 def test_settings_that_cannot_be_used(arguments, message):
     with pytest.raises(InputError, match=message):
         Intensity(*arguments)

@@ -28,17 +28,20 @@ def probabilities(*rows: tuple) -> tf.Tensor:
 HALVES = probabilities((0.5, 0.25, 0.25), (0.25, 0.5, 0.25), (0.1, 0.1, 0.8), (0.2, 0.4, 0.4))
 
 
-@pytest.mark.parametrize(("labels", "annotated", "expected"), [
-    # Fully annotated: the mean of -log p(label).
-    ((0, 1, 2, 0), (1, 1, 1), -np.log([0.5, 0.5, 0.8, 0.2]).mean()),
-    # Unannotated voxels leave the mean to the others.
-    ((0, IGNORE, 2, IGNORE), (1, 1, 1), -np.log([0.5, 0.8]).mean()),
-    # Structure 2 was not annotated: a 0 may be background or structure 2.
-    ((0, 1, 0, 0), (1, 1, 0), -np.log([0.75, 0.5, 0.9, 0.6]).mean()),
-    # Only background is known: every 0 may be anything, so there is nothing to learn.
-    ((0, 0, 0, 0), (1, 0, 0), 0.0),
-    ((IGNORE,) * 4, (1, 1, 1), 0.0),
-])
+@pytest.mark.parametrize(
+    ("labels", "annotated", "expected"),
+    [
+        # Fully annotated: the mean of -log p(label).
+        ((0, 1, 2, 0), (1, 1, 1), -np.log([0.5, 0.5, 0.8, 0.2]).mean()),
+        # Unannotated voxels leave the mean to the others.
+        ((0, IGNORE, 2, IGNORE), (1, 1, 1), -np.log([0.5, 0.8]).mean()),
+        # Structure 2 was not annotated: a 0 may be background or structure 2.
+        ((0, 1, 0, 0), (1, 1, 0), -np.log([0.75, 0.5, 0.9, 0.6]).mean()),
+        # Only background is known: every 0 may be anything, so there is nothing to learn.
+        ((0, 0, 0, 0), (1, 0, 0), 0.0),
+        ((IGNORE,) * 4, (1, 1, 1), 0.0),
+    ],
+)
 def test_cross_entropy_by_hand(labels, annotated, expected):
     mask = np.array([annotated], bool)
     value = MaskedCrossEntropy().value(volume(*labels), HALVES, mask)
@@ -48,16 +51,19 @@ def test_cross_entropy_by_hand(labels, annotated, expected):
     np.testing.assert_allclose(value, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("labels", "annotated", "expected"), [
-    # Structure 1: 2 * 0.5 / (1.25 + 1); structure 2: 2 * 0.8 / (1.7 + 1).
-    ((0, 1, 2, 0), (1, 1, 1), 1 - np.mean([1.0 / 2.25, 1.6 / 2.7])),
-    # Without the last two voxels, structure 2 is not in the batch.
-    ((0, 1, IGNORE, IGNORE), (1, 1, 1), 1 - 1.0 / 1.75),
-    # Structure 1 was not annotated in the case, so it counts no more.
-    ((0, 0, 2, 0), (1, 0, 1), 1 - 1.6 / 2.7),
-    ((0, 0, 0, 0), (1, 1, 1), 0.0),
-    ((IGNORE,) * 4, (1, 1, 1), 0.0),
-])
+@pytest.mark.parametrize(
+    ("labels", "annotated", "expected"),
+    [
+        # Structure 1: 2 * 0.5 / (1.25 + 1); structure 2: 2 * 0.8 / (1.7 + 1).
+        ((0, 1, 2, 0), (1, 1, 1), 1 - np.mean([1.0 / 2.25, 1.6 / 2.7])),
+        # Without the last two voxels, structure 2 is not in the batch.
+        ((0, 1, IGNORE, IGNORE), (1, 1, 1), 1 - 1.0 / 1.75),
+        # Structure 1 was not annotated in the case, so it counts no more.
+        ((0, 0, 2, 0), (1, 0, 1), 1 - 1.6 / 2.7),
+        ((0, 0, 0, 0), (1, 1, 1), 0.0),
+        ((IGNORE,) * 4, (1, 1, 1), 0.0),
+    ],
+)
 def test_dice_by_hand(labels, annotated, expected):
     value = MaskedDice().value(volume(*labels), HALVES, np.array([annotated], bool))
     np.testing.assert_allclose(value, expected, atol=1e-6)
@@ -86,10 +92,12 @@ def test_equals_keras_when_all_is_annotated():
     np.testing.assert_allclose(ours, keras, atol=1e-6)
     if hasattr(tf.keras.losses, "Dice"):
         truth, guess = tf.one_hot(labels, 4), tf.nn.softmax(logits)
-        keras = [tf.keras.losses.Dice(reduction="sum")(truth[..., k], guess[..., k])
-                 for k in range(1, 4)]
-        np.testing.assert_allclose(MaskedDice(from_logits=True)(labels, logits), np.mean(keras),
-                                   atol=1e-6)
+        keras = [
+            tf.keras.losses.Dice(reduction="sum")(truth[..., k], guess[..., k]) for k in range(1, 4)
+        ]
+        np.testing.assert_allclose(
+            MaskedDice(from_logits=True)(labels, logits), np.mean(keras), atol=1e-6
+        )
 
 
 def test_sum_is_the_sum():
@@ -103,8 +111,9 @@ def test_sum_is_the_sum():
 def test_unannotated_voxels_have_no_influence(name):
     labels, logits = random_batch()
     annotated = np.array([[1, 1, 0, 1]] * 2 + [[1, 1, 1, 1]] * 2, bool)
-    labels = tf.where((labels == 2) & ~annotated[:, 2][:, None, None, None], tf.constant(
-        0, tf.uint8), labels)
+    labels = tf.where(
+        (labels == 2) & ~annotated[:, 2][:, None, None, None], tf.constant(0, tf.uint8), labels
+    )
     loss = LOSSES[name](from_logits=True)
 
     def value_and_gradient(logits):
@@ -120,8 +129,9 @@ def test_unannotated_voxels_have_no_influence(name):
     changed = tf.where(unannotated[..., None], 50.0, logits)
     other_value, other_gradient = value_and_gradient(changed)
     np.testing.assert_array_equal(value, other_value)
-    np.testing.assert_array_equal(gradient.numpy()[~unannotated],
-                                  other_gradient.numpy()[~unannotated])
+    np.testing.assert_array_equal(
+        gradient.numpy()[~unannotated], other_gradient.numpy()[~unannotated]
+    )
 
 
 @ALL
@@ -131,7 +141,8 @@ def test_empty_batch_gives_zero(name, dtype):
     with tf.GradientTape() as tape:
         tape.watch(logits)
         value = LOSSES[name](from_logits=True).value(
-            tf.fill(logits.shape[:-1], tf.constant(IGNORE, tf.uint8)), logits)
+            tf.fill(logits.shape[:-1], tf.constant(IGNORE, tf.uint8)), logits
+        )
     assert value.dtype == tf.float32
     assert float(value) == 0.0
     assert (tape.gradient(value, logits).numpy() == 0).all()
@@ -142,8 +153,9 @@ def test_half_precision_predictions_are_computed_with_in_float32(name):
     labels, logits = random_batch()
     half = tf.cast(logits, tf.bfloat16)
     loss = LOSSES[name](from_logits=True)
-    np.testing.assert_array_equal(loss.value(labels, half),
-                                  loss.value(labels, tf.cast(half, tf.float32)))
+    np.testing.assert_array_equal(
+        loss.value(labels, half), loss.value(labels, tf.cast(half, tf.float32))
+    )
 
 
 def uneven_batch():
@@ -155,8 +167,11 @@ def uneven_batch():
     annotated = np.ones((8, 3), bool)
     annotated[3:5, 2] = False
     labels[3:5][labels[3:5] == 2] = 0
-    return {"image": rng.normal(size=(8, 4, 4, 4, 2)).astype(np.float32), "labels": labels,
-            "annotated": annotated}
+    return {
+        "image": rng.normal(size=(8, 4, 4, 4, 2)).astype(np.float32),
+        "labels": labels,
+        "annotated": annotated,
+    }
 
 
 @ALL

@@ -10,8 +10,11 @@ from tl3d_keras import manifest
 from tl3d_keras.errors import InputError
 from tl3d_keras.manifest import CaseEntry, Manifest, ShardEntry
 
-COVERAGE = {"annotated": {"slices": 2, "voxels": 8}, "liver": {"slices": 1, "voxels": 3},
-            "spleen": {"slices": 0, "voxels": 0}}
+COVERAGE = {
+    "annotated": {"slices": 2, "voxels": 8},
+    "liver": {"slices": 1, "voxels": 3},
+    "spleen": {"slices": 0, "voxels": 0},
+}
 
 
 def case(name: str, shard: int, annotated: list[str]) -> CaseEntry:
@@ -27,8 +30,12 @@ def folder(tmp_path) -> Path:
         (tmp_path / f"shard-{number}.tfrecord").write_bytes(data)
         shards.append(ShardEntry(f"shard-{number}.tfrecord", size, manifest.crc32c(data)))
     cases = [case("a", 0, ["liver"]), case("b", 1, ["spleen", "liver"]), case("c", 1, [])]
-    manifest.save(Manifest(["liver", "spleen"], ["CT"], (1.0, 2.0, 3.0), [{"median": 50.0}],
-                           shards, cases, "1.2.3"), tmp_path)
+    manifest.save(
+        Manifest(
+            ["liver", "spleen"], ["CT"], (1.0, 2.0, 3.0), [{"median": 50.0}], shards, cases, "1.2.3"
+        ),
+        tmp_path,
+    )
     return tmp_path
 
 
@@ -78,12 +85,12 @@ def test_truncated_shard_is_named(folder):
 
 def test_missing_shard_is_named(folder):
     (folder / "shard-0.tfrecord").unlink()
-    with pytest.raises(InputError, match="shard-0.tfrecord: expected 100 bytes, found no such file"):
+    with pytest.raises(InputError, match="shard-0.tfrecord: expected 100 .* found no such file"):
         manifest.load(folder)
 
 
 def test_no_manifest(tmp_path):
-    with pytest.raises(InputError, match="manifest.json: cannot read; expected a folder that data_t"):
+    with pytest.raises(InputError, match="manifest.json: cannot read; expected a folder that"):
         manifest.load(tmp_path)
 
 
@@ -94,23 +101,29 @@ def test_not_json(folder, text):
         manifest.load(folder)
 
 
-@pytest.mark.parametrize(("text", "found"), [("[]", "None"), ("{}", "None"),
-                                             ('{"schema_version": 2}', "2")])
+@pytest.mark.parametrize(
+    ("text", "found"), [("[]", "None"), ("{}", "None"), ('{"schema_version": 2}', "2")]
+)
 def test_another_schema(folder, text, found):
     (folder / manifest.FILE_NAME).write_text(text)
     with pytest.raises(InputError, match=f"expected schema_version 1, found {found}$"):
         manifest.load(folder)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"shards": [{"file": "shard-0.tfrecord"}]}, "not a manifest of this schema: "),
-    ({"cases": None}, "not a manifest of this schema: "),
-    ({"colour": "red"}, "not a manifest of this schema: .*colour"),
-    ({"shards": [asdict(ShardEntry("../s.tfrecord", 1, "0"))]},
-     r"expected shard names without folders, found '\.\./s\.tfrecord'"),
-    ({"cases": [asdict(case("a", 2, []))]}, "a case names a shard that is not listed"),
-    ({"cases": [asdict(case("a", -1, []))]}, "a case names a shard that is not listed"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shards": [{"file": "shard-0.tfrecord"}]}, "not a manifest of this schema: "),
+        ({"cases": None}, "not a manifest of this schema: "),
+        ({"colour": "red"}, "not a manifest of this schema: .*colour"),
+        (
+            {"shards": [asdict(ShardEntry("../s.tfrecord", 1, "0"))]},
+            r"expected shard names without folders, found '\.\./s\.tfrecord'",
+        ),
+        ({"cases": [asdict(case("a", 2, []))]}, "a case names a shard that is not listed"),
+        ({"cases": [asdict(case("a", -1, []))]}, "a case names a shard that is not listed"),
+    ],
+)
 def test_malformed(folder, changes, message):
     edit(folder, **changes)
     with pytest.raises(InputError, match=f"manifest.json: {message}"):
@@ -120,7 +133,7 @@ def test_malformed(folder, changes, message):
 def test_select_keeps_the_order_asked_for(folder):
     loaded = manifest.load(folder)
     assert [c.case_id for c in loaded.select(["c", "a"])] == ["c", "a"]
-    with pytest.raises(InputError, match=r"expected case names of the records \(3 cases, .* found x, y$"):
+    with pytest.raises(InputError, match=r"expected case names .* \(3 cases, .* found x, y$"):
         loaded.select(["a", "x", "y"])
 
 

@@ -16,8 +16,11 @@ EXPECTED = [4 / 6, 2 / 3]
 
 def test_by_hand():
     metric = MaskedDiceMetric(3)
-    metric.update_state(LABELS[:, None, None], tf.one_hot(PREDICTED, 3)[:, None, None],
-                        annotated=tf.constant(ANNOTATED))
+    metric.update_state(
+        LABELS[:, None, None],
+        tf.one_hot(PREDICTED, 3)[:, None, None],
+        annotated=tf.constant(ANNOTATED),
+    )
     np.testing.assert_allclose(metric.per_structure(), EXPECTED, rtol=1e-6)
     np.testing.assert_allclose(metric.result(), np.mean(EXPECTED), rtol=1e-6)
 
@@ -25,9 +28,11 @@ def test_by_hand():
 def test_epoch_is_an_aggregate_not_a_mean_of_batches():
     metric = MaskedDiceMetric(3)
     for i in (0, 1):
-        metric.update_state(LABELS[i : i + 1, None, None],
-                            tf.one_hot(PREDICTED[i : i + 1], 3)[:, None, None],
-                            annotated=tf.constant(ANNOTATED[i : i + 1]))
+        metric.update_state(
+            LABELS[i : i + 1, None, None],
+            tf.one_hot(PREDICTED[i : i + 1], 3)[:, None, None],
+            annotated=tf.constant(ANNOTATED[i : i + 1]),
+        )
     np.testing.assert_allclose(metric.per_structure(), EXPECTED, rtol=1e-6)
     for variable in metric.variables:
         variable.assign(tf.zeros_like(variable))
@@ -53,7 +58,8 @@ def test_equal_on_replicas(replicas, mirrored):
     with strategy.scope():
         metric = MaskedDiceMetric(3)
     dataset = strategy.experimental_distribute_dataset(
-        tf.data.Dataset.from_tensor_slices((labels, logits)).batch(4))
+        tf.data.Dataset.from_tensor_slices((labels, logits)).batch(4)
+    )
     for batch in dataset:
         strategy.run(metric.update_state, batch)
     np.testing.assert_allclose(metric.result(), single.result(), rtol=1e-6)

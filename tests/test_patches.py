@@ -31,7 +31,8 @@ def sparse(rng) -> np.ndarray:
 def draw(case: records.Case, count: int) -> np.ndarray:
     """`count` centres [count, 3] with the seeds (5, 0), (5, 1), ..."""
     seeds = tf.data.Dataset.range(count).map(
-        lambda number: patches.draw_centre(case, tf.stack([tf.constant(5, tf.int64), number])))
+        lambda number: patches.draw_centre(case, tf.stack([tf.constant(5, tf.int64), number]))
+    )
     return np.array(list(seeds.as_numpy_iterator()))
 
 
@@ -91,9 +92,12 @@ BOXES = [
 def cut(array: np.ndarray, start, size, fill: int) -> np.ndarray:
     """The box of an array that is surrounded by `fill`."""
     margin = 50
-    padded = np.pad(array, [(margin, margin)] * 3 + [(0, 0)] * (array.ndim - 3),
-                    constant_values=fill)
-    return padded[tuple(slice(margin + s, margin + s + n) for s, n in zip(start, size, strict=True))]
+    padded = np.pad(
+        array, [(margin, margin)] * 3 + [(0, 0)] * (array.ndim - 3), constant_values=fill
+    )
+    return padded[
+        tuple(slice(margin + s, margin + s + n) for s, n in zip(start, size, strict=True))
+    ]
 
 
 def both_ways(cropped, start, size) -> list[np.ndarray]:

@@ -26,7 +26,7 @@ def panel(figure, index: int, pixels: np.ndarray) -> np.ndarray:
     """The pixels of the figure's axes number `index`."""
     box = figure.axes[index].get_window_extent()
     height = len(pixels)
-    return pixels[round(height - box.y1):round(height - box.y0), round(box.x0):round(box.x1)]
+    return pixels[round(height - box.y1) : round(height - box.y0), round(box.x0) : round(box.x1)]
 
 
 def centre_of_colour(pixels: np.ndarray) -> tuple[float, float]:
@@ -69,12 +69,15 @@ def test_panels_have_one_scale_in_mm():
         assert (box.width, box.height) == pytest.approx((width * scale, height * scale), rel=1e-3)
 
 
-@pytest.mark.parametrize(("labels", "expected"), [
-    (labels_of_box((9, 9, 9), (2, 3, 4), (3, 4, 5)), (2, 3, 4)),
-    (labels_of_box((9, 9, 9), (1, 0, 2), (6, 1, 9)), (3, 0, 5)),
-    (np.zeros((9, 9, 9), np.uint8), (4, 4, 4)),
-    (np.full((9, 9, 9), IGNORE, np.uint8), (4, 4, 4)),
-])
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (labels_of_box((9, 9, 9), (2, 3, 4), (3, 4, 5)), (2, 3, 4)),
+        (labels_of_box((9, 9, 9), (1, 0, 2), (6, 1, 9)), (3, 0, 5)),
+        (np.zeros((9, 9, 9), np.uint8), (4, 4, 4)),
+        (np.full((9, 9, 9), IGNORE, np.uint8), (4, 4, 4)),
+    ],
+)
 def test_slices_with_most_of_the_structures(labels, expected):
     assert pictures.best_slices(labels) == expected
 
@@ -95,7 +98,7 @@ def test_only_the_unannotated_part_is_hatched():
     coloured = np.ptp(axial, axis=-1) > 60
     width = axial.shape[1]
     assert 0.05 < coloured[:, : round(0.28 * width)].mean() < 0.6
-    assert not coloured[:, round(0.65 * width):].any()
+    assert not coloured[:, round(0.65 * width) :].any()
     # Up to the very edge of the picture, too.
     assert coloured[:, :3].any() and coloured[:3].any()
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["liver", "unannotated"]
@@ -103,9 +106,13 @@ def test_only_the_unannotated_part_is_hatched():
 
 def test_comparison_shows_both_at_the_slices_of_the_first():
     first = labels_of_box((8, 8, 8), (1, 1, 1), (3, 3, 3))
-    second = np.where(labels_of_box((8, 8, 8), (1, 1, 5), (3, 3, 7)) == 1, 2, 0).astype(np.uint8)
-    figure = pictures.comparison(np.zeros((8, 8, 8)), {"reference": first, "prediction": second},
-                                 (1, 1, 1), ["liver", "spleen"])
+    second = 2 * labels_of_box((8, 8, 8), (2, 1, 5), (7, 3, 7))
+    figure = pictures.comparison(
+        np.zeros((8, 8, 8)),
+        {"reference": first, "prediction": second},
+        (1, 1, 1),
+        ["liver", "spleen"],
+    )
     pixels = rendered(figure)
     assert centre_of_colour(panel(figure, 0, pixels))[1] < 0.4
     assert centre_of_colour(panel(figure, 3, pixels))[1] > 0.6
@@ -134,9 +141,9 @@ def test_flat_and_constant_volumes_are_drawn(shape):
 
 
 def test_names_are_shown_as_they_are():
-    names = ["$x^", "_hidden", "肝臓"]
+    names = ["$\\bad{$", "_hidden", "肝臓"]
     labels = np.arange(27, dtype=np.uint8).reshape(3, 3, 3) % 4
-    figure = pictures.overlay(np.zeros((3, 3, 3)), labels, (1, 1, 1), names, title="$\\bad{")
+    figure = pictures.overlay(np.zeros((3, 3, 3)), labels, (1, 1, 1), names, title="$\\bad{$")
     pictures.png(figure)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == names
 
@@ -147,11 +154,14 @@ def test_structures_have_colours_of_their_own():
     assert min(max(c) - min(c) for c in colours) > 0.1
 
 
-@pytest.mark.parametrize(("labels", "message"), [
-    (np.zeros((2, 2, 3), np.uint8), r"expected labels .* shape \(2, 2, 2\), found \(2, 2, 3\)"),
-    (np.full((2, 2, 2), 2, np.uint8), "expected labels 0 to 1 or 255 .*, found 2"),
-    (np.full((2, 2, 2), -1), "expected labels 0 to 1 or 255 .*, found -1"),
-])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros((2, 2, 3), np.uint8), r"expected labels .* shape \(2, 2, 2\), found \(2, 2, 3\)"),
+        (np.full((2, 2, 2), 2, np.uint8), "expected labels 0 to 1 or 255 .*, found 2"),
+        (np.full((2, 2, 2), -1), "expected labels 0 to 1 or 255 .*, found -1"),
+    ],
+)
 def test_labels_that_do_not_fit_are_refused(labels, message):
     with pytest.raises(InputError, match=message):
         pictures.overlay(np.zeros((2, 2, 2)), labels, (1, 1, 1), ["liver"])
@@ -159,10 +169,22 @@ def test_labels_that_do_not_fit_are_refused(labels, message):
 
 def test_curves_are_the_rows():
     rows = [
-        {"step": "10", "stage": "head", "dice": "0.2", "loss": "1.5", "validation_dice": "",
-         "validation_dice/liver": ""},
-        {"step": "20", "stage": "all", "dice": "0.4", "loss": "1.0", "validation_dice": "0.5",
-         "validation_dice/liver": "0.5"},
+        {
+            "step": "10",
+            "stage": "head",
+            "dice": "0.2",
+            "loss": "1.5",
+            "validation_dice": "",
+            "validation_dice/liver": "",
+        },
+        {
+            "step": "20",
+            "stage": "all",
+            "dice": "0.4",
+            "loss": "1.0",
+            "validation_dice": "0.5",
+            "validation_dice/liver": "0.5",
+        },
     ]
     figure = pictures.curves(rows)
     loss, dice = figure.axes
@@ -203,8 +225,11 @@ def test_other_suffixes_are_refused(tmp_path):
 
 
 def test_no_global_state_and_no_tensorflow():
-    code = ("import sys, tl3d_keras.pictures as p; p.png(p.curves([{'step': 1, 'loss': 1.0}])); "
-            "print([m for m in ('matplotlib.pyplot', 'tensorflow') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                          check=True)
+    code = (
+        "import sys, tl3d_keras.pictures as p; p.png(p.curves([{'step': 1, 'loss': 1.0}])); "
+        "print([m for m in ('matplotlib.pyplot', 'tensorflow') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

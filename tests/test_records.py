@@ -12,9 +12,15 @@ from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import Volume
 
 KINDS = {
-    "case_id": "bytes_list", "image": "bytes_list", "image/dtype": "bytes_list",
-    "image/encoding": "bytes_list", "image/shape": "int64_list", "geometry": "float_list",
-    "label/start": "int64_list", "label/length": "int64_list", "label/value": "int64_list",
+    "case_id": "bytes_list",
+    "image": "bytes_list",
+    "image/dtype": "bytes_list",
+    "image/encoding": "bytes_list",
+    "image/shape": "int64_list",
+    "geometry": "float_list",
+    "label/start": "int64_list",
+    "label/length": "int64_list",
+    "label/value": "int64_list",
     "label/annotated": "int64_list",
 }
 DIRECTION = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
@@ -54,7 +60,10 @@ def test_round_trip(rng, parse, dtype, encoding):
     np.testing.assert_array_equal(found_labels, labels)
     np.testing.assert_array_equal(records.dense_labels(case), labels)
     assert (found.spacing, found.origin, found.direction) == (
-        image.spacing, image.origin, image.direction)
+        image.spacing,
+        image.origin,
+        image.direction,
+    )
 
 
 @pytest.mark.parametrize(("dtype", "encoding"), [(np.int16, "raw"), (np.float32, "zlib")])
@@ -70,10 +79,14 @@ def test_features_of_the_schema(rng, dtype, encoding):
     content = zlib.decompress(stored) if encoding == "zlib" else stored
     assert content == image.array.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
     assert values == {
-        "case_id": [b"a"], "image/dtype": [np.dtype(dtype).name.encode()],
-        "image/encoding": [encoding.encode()], "image/shape": [3, 4, 5, 2],
+        "case_id": [b"a"],
+        "image/dtype": [np.dtype(dtype).name.encode()],
+        "image/encoding": [encoding.encode()],
+        "image/shape": [3, 4, 5, 2],
         "geometry": [3.0, 1.5, 0.75, -10.0, 20.5, 7.0, *DIRECTION],
-        "label/start": [21, 23], "label/length": [2, 1], "label/value": [0, 2],
+        "label/start": [21, 23],
+        "label/length": [2, 1],
+        "label/value": [0, 2],
         "label/annotated": [2],
     }
 
@@ -98,12 +111,19 @@ def test_memory_order_does_not_matter(rng):
     assert records.encode("a", turned, None, []) == records.encode("a", image, None, [])
 
 
-@pytest.mark.parametrize(("dtype", "labels", "encoding", "message"), [
-    (np.int16, None, "gzip", "expected an encoding of raw, zlib, found 'gzip'"),
-    (np.float64, None, "raw", "case a: expected an int16 or float32 image, found float64"),
-    (np.int16, np.zeros((3, 4, 4), np.uint8), "raw",
-     r"case a: expected labels of shape \(3, 4, 5\), found \(3, 4, 4\)"),
-])
+@pytest.mark.parametrize(
+    ("dtype", "labels", "encoding", "message"),
+    [
+        (np.int16, None, "gzip", "expected an encoding of raw, zlib, found 'gzip'"),
+        (np.float64, None, "raw", "case a: expected an int16 or float32 image, found float64"),
+        (
+            np.int16,
+            np.zeros((3, 4, 4), np.uint8),
+            "raw",
+            r"case a: expected labels of shape \(3, 4, 5\), found \(3, 4, 4\)",
+        ),
+    ],
+)
 def test_cases_that_do_not_fit_the_schema(rng, dtype, labels, encoding, message):
     with pytest.raises(InputError, match=message):
         records.encode("a", volume(rng, dtype), labels, [], encoding)

@@ -48,8 +48,10 @@ def test_image_stays_in_place(spacing, direction):
     assert resampled.direction == pytest.approx(direction)
     assert centre(resampled) == pytest.approx(centre(image), abs=1e-6)
     # Linear interpolation of a ramp is exact between the outermost centres.
-    index = [to_sitk(image).TransformPhysicalPointToContinuousIndex(p)
-             for p in positions(resampled).reshape(-1, 3)]
+    index = [
+        to_sitk(image).TransformPhysicalPointToContinuousIndex(p)
+        for p in positions(resampled).reshape(-1, 3)
+    ]
     between = ((np.array(index) >= 0) & (np.array(index) <= np.array(image.shape[::-1]) - 1)).all(1)
     expected = positions(resampled).reshape(-1, 3) @ RAMP
     assert between.sum() > 50
@@ -73,7 +75,8 @@ def test_labels_stay_in_place():
     labels = image.with_array((positions(image)[..., :1] > ORIGIN[0] + 13.0).astype(np.uint8))
     resampled = resampling.resample_labels(labels, (1.0, 4.0, 1.0))
     np.testing.assert_array_equal(
-        resampled.array[..., 0], positions(resampled)[..., 0] > ORIGIN[0] + 13.0)
+        resampled.array[..., 0], positions(resampled)[..., 0] > ORIGIN[0] + 13.0
+    )
 
 
 def test_lone_annotated_slice_stays_in_place():
@@ -93,26 +96,33 @@ def test_equal_spacing_changes_nothing():
     assert resampling.resample_labels(image, (1.0, 2.0, 3.0)) is image
 
 
-@pytest.mark.parametrize(("shape", "spacing", "new", "expected"), [
-    ((10, 10, 10), (1, 1, 1), (2, 3, 4), (5, 3, 2)),
-    ((10, 1, 3), (1, 1, 0.1), (0.5, 8, 8), (20, 1, 1)),
-])
+@pytest.mark.parametrize(
+    ("shape", "spacing", "new", "expected"),
+    [
+        ((10, 10, 10), (1, 1, 1), (2, 3, 4), (5, 3, 2)),
+        ((10, 1, 3), (1, 1, 0.1), (0.5, 8, 8), (20, 1, 1)),
+    ],
+)
 def test_resampled_shape_covers_the_same_extent(shape, spacing, new, expected):
     assert resampling.resampled_shape(shape, spacing, new) == expected
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS, ids=range(48))
-def test_canonical_and_back(direction, rng):
-    image = ramp((2, 3, 4), (3.0, 1.2, 2.0), direction)
-    upright = resampling.canonical(image)
-    assert upright.direction == pytest.approx(np.eye(3).ravel())
-    expected = positions(upright) @ RAMP
-    np.testing.assert_allclose(upright.array[..., 0], expected, atol=1e-3)
-    labels = image.with_array(rng.integers(0, 9, image.array.shape, np.uint8))
-    back = resampling.labels_onto(resampling.canonical(labels), image)
-    np.testing.assert_array_equal(back.array, labels.array)
-    assert (back.spacing, back.origin, back.direction) == (
-        image.spacing, image.origin, image.direction)
+@pytest.mark.parametrize("order", range(6))
+def test_canonical_and_back(order, rng):
+    for direction in DIRECTIONS[8 * order : 8 * order + 8]:
+        image = ramp((2, 3, 4), (3.0, 1.2, 2.0), direction)
+        upright = resampling.canonical(image)
+        assert upright.direction == pytest.approx(np.eye(3).ravel()), direction
+        expected = positions(upright) @ RAMP
+        np.testing.assert_allclose(upright.array[..., 0], expected, atol=1e-3)
+        labels = image.with_array(rng.integers(0, 9, image.array.shape, np.uint8))
+        back = resampling.labels_onto(resampling.canonical(labels), image)
+        np.testing.assert_array_equal(back.array, labels.array)
+        assert (back.spacing, back.origin, back.direction) == (
+            image.spacing,
+            image.origin,
+            image.direction,
+        )
 
 
 def test_canonical_keeps_an_oblique_grid():

@@ -62,8 +62,9 @@ def test_reach_is_how_far_the_input_matters(padding):
     # Every position within the stride, for pooling makes the reach depend on it.
     for at in range(middle, middle + geometry.stride):
         with tf.GradientTape() as tape:
-            value = network.logits(image)[0, at - geometry.margin, at - geometry.margin,
-                                          at - geometry.margin, 0]
+            value = network.logits(image)[
+                0, at - geometry.margin, at - geometry.margin, at - geometry.margin, 0
+            ]
         gradient = tape.gradient(value, image).numpy()[0, :, :, :, 0]
         reached = np.flatnonzero(np.abs(gradient).sum(axis=(1, 2)))
         assert reached.size
@@ -82,11 +83,23 @@ def test_same_padding_and_precisions_share_the_weights():
 
 def test_layer_names():
     names = [layer.name for layer in base_model(2, filters=1, levels=2).layers if layer.weights]
-    assert names == ["encoder_0_conv_0", "encoder_0_conv_1", "encoder_1_conv_0",
-                     "encoder_1_conv_1", "decoder_0_conv_0", "decoder_0_conv_1", "head"]
+    assert names == [
+        "encoder_0_conv_0",
+        "encoder_0_conv_1",
+        "encoder_1_conv_0",
+        "encoder_1_conv_1",
+        "decoder_0_conv_0",
+        "decoder_0_conv_1",
+        "head",
+    ]
     assert list(named_weights(base_model(2, filters=1, levels=1))) == [
-        "encoder_0_conv_0/kernel", "encoder_0_conv_0/bias", "encoder_0_conv_1/kernel",
-        "encoder_0_conv_1/bias", "head/kernel", "head/bias"]
+        "encoder_0_conv_0/kernel",
+        "encoder_0_conv_0/bias",
+        "encoder_0_conv_1/kernel",
+        "encoder_0_conv_1/bias",
+        "head/kernel",
+        "head/bias",
+    ]
 
 
 @pytest.mark.parametrize("normalization", [None, "group", "instance"])
@@ -95,17 +108,24 @@ def test_trunk_and_head_apart(normalization):
     image = tf.random.stateless_normal((1, 16, 8, 24, 1), (0, 1))
     features = network.trunk(image)
     assert [tuple(f.shape[1:]) for f in features] == [
-        (2, 1, 3, 32), (4, 2, 6, 16), (8, 4, 12, 8), (16, 8, 24, 4)]
+        (2, 1, 3, 32),
+        (4, 2, 6, 16),
+        (8, 4, 12, 8),
+        (16, 8, 24, 4),
+    ]
     kernel, bias = (named_weights(network)[f"head/{n}"] for n in ("kernel", "bias"))
     expected = tf.nn.softmax(features[-1] @ kernel[0, 0, 0] + bias)
     np.testing.assert_allclose(network(image), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("arguments", [
-    {},
-    {"normalization": "group", "filters": 8, "padding": "same", "structures": ["a", "b"]},
-    {"input_channels": 2, "levels": 2, "dtype": "mixed_bfloat16"},
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"normalization": "group", "filters": 8, "padding": "same", "structures": ["a", "b"]},
+        {"input_channels": 2, "levels": 2, "dtype": "mixed_bfloat16"},
+    ],
+)
 def test_configuration_and_keras_file_round_trip(arguments, tmp_path):
     network = UNet3D(**{"num_classes": 3, "filters": 2, **arguments})
     clone = UNet3D.from_config(network.get_config())
@@ -115,18 +135,22 @@ def test_configuration_and_keras_file_round_trip(arguments, tmp_path):
     assert isinstance(loaded, UNet3D)
     assert loaded.get_config() == network.get_config()
     size = network.geometry.input_size(1)
-    image = tf.random.stateless_normal((1, size, size, size, arguments.get("input_channels", 1)),
-                                       (0, 1))
+    image = tf.random.stateless_normal(
+        (1, size, size, size, arguments.get("input_channels", 1)), (0, 1)
+    )
     np.testing.assert_array_equal(loaded(image), network(image))
 
 
-@pytest.mark.parametrize("wrong, message", [
-    ({"num_classes": 1}, "expected num_classes of at least 2, found 1"),
-    ({"padding": "full"}, "expected padding of valid, same, found 'full'"),
-    ({"normalization": "batch"}, "found 'batch'"),
-    ({"filters": 12, "normalization": "group"}, "divisible by 8"),
-    ({"structures": ["a"]}, "expected 22 structure names for 23 classes, found 1"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"num_classes": 1}, "expected num_classes of at least 2, found 1"),
+        ({"padding": "full"}, "expected padding of valid, same, found 'full'"),
+        ({"normalization": "batch"}, "found 'batch'"),
+        ({"filters": 12, "normalization": "group"}, "divisible by 8"),
+        ({"structures": ["a"]}, "expected 22 structure names for 23 classes, found 1"),
+    ],
+)
 def test_wrong_arguments(wrong, message):
     with pytest.raises(InputError, match=message):
         base_model(**wrong)

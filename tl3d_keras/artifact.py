@@ -112,7 +112,7 @@ def load(path: str | os.PathLike, dtype: Any = None) -> Artifact:
     try:
         reader = tf.train.load_checkpoint(str(checkpoint))
         _fill(network, reader, folder)
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, ValueError, IndexError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

@@ -2,8 +2,10 @@
 
 A U-Net commutes with shifts by its pooling stride, and its output at a voxel depends on the input
 within its reach. Tiles that start at multiples of the stride and see the reach around them compute
-what one pass over the whole volume would. (Group and instance normalisation look at the whole
-tile, so with them results do depend on the tiles.)
+what one pass over the whole volume would.
+
+Group and instance normalisation look at the whole tile, so networks with them get tiles of the size
+that they were trained on, overlapping by half for same padding, of which the middle counts.
 """
 
 import os
@@ -97,6 +99,23 @@ def _plan_same(size: int, geometry: Geometry, max_input: int) -> list[Span]:
     return spans
 
 
+def plan_patches(size: int, geometry: Geometry, patch: int) -> list[Span]:
+    """Cuts an axis into tiles of `patch` input voxels each, for a network with normalisation."""
+    output = geometry.output_size(patch)
+    if size <= output:
+        starts = np.array([(size - output) // 2])
+    else:
+        step = output if geometry.padding == "valid" else output // 2
+        starts = np.linspace(0, size - output, 1 + -(-(size - output) // step)).astype(int)
+    # Between two tiles, what they share is halved.
+    ends = [*((starts[1:] + starts[:-1] + output) // 2), size]
+    begins = [0, *ends[:-1]]
+    return [
+        Span(int(start) - geometry.margin, patch, int(begin), int(end), int(begin - start))
+        for start, begin, end in zip(starts, begins, ends, strict=True)
+    ]
+
+
 def plan_tiles(
     shape: Sequence[int], network: UNet3D, memory_bytes: float
 ) -> list[tuple[Span, Span, Span]]:
@@ -148,13 +167,19 @@ class Segmenter:
         network: with weights; float32 or mixed precision.
         intensity: the normalisation that it was trained with.
         memory_bytes: limit for a tile's working memory; None takes `available_memory()`.
+        patch_size: (Z, Y, X) of the training patches, the tiles of a network with normalisation.
     """
 
     def __init__(
-        self, network: UNet3D, intensity: Intensity, memory_bytes: float | None = None
+        self,
+        network: UNet3D,
+        intensity: Intensity,
+        memory_bytes: float | None = None,
+        patch_size: Sequence[int] | None = None,
     ) -> None:
         self._network = network
         self._intensity = intensity
+        self._patch_size = patch_size if network.get_config()["normalization"] else None
         self._memory_bytes = memory_bytes or available_memory()
         channels = network.get_config()["input_channels"]
         self._probabilities = tf.function(
@@ -190,13 +215,22 @@ class Segmenter:
             result[where] = tile
         return result
 
+    def _plan(self, shape: Sequence[int]) -> list[tuple[Span, Span, Span]]:
+        if not self._patch_size:
+            return plan_tiles(shape, self._network, self._memory_bytes)
+        z, y, x = (
+            plan_patches(n, self._network.geometry, patch)
+            for n, patch in zip(shape, self._patch_size, strict=True)
+        )
+        return list(product(z, y, x))
+
     def _tiles(
         self, image: np.ndarray, function: Callable[[tf.Tensor], tf.Tensor]
     ) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
         image = np.asarray(image, np.float32)
         scale, shift = self._intensity.coefficients(tf.constant(image))
         floor = image.min(axis=(0, 1, 2))
-        for spans in plan_tiles(image.shape[:3], self._network, self._memory_bytes):
+        for spans in self._plan(image.shape[:3]):
             raw = _read(image, spans, floor)
             tile = self._intensity.apply(tf.constant(raw), scale, shift)
             output = function(tile[tf.newaxis]).numpy()

@@ -63,8 +63,8 @@ def training_batches(
 
     Returns:
         Batches `{"image": float32 [B, Z, Y, X, C], "labels": uint8 [B, z, y, x],
-        "annotated": bool [B, K + 1]}`, where `annotated` marks background and the structures that
-        were annotated in the patch's case.
+        "annotated": uint8 [B, K + 1]}`, where `annotated` is 1 for background and the structures
+        that were annotated in the patch's case.
 
     Raises:
         InputError: none of the cases is annotated.
@@ -179,5 +179,6 @@ def _draw(
         # With a static shape, the channels included, a training step takes half the time.
         "image": tf.ensure_shape(image, [*settings.image_size, len(manifest.channels)]),
         "labels": tf.ensure_shape(labels, settings.label_size),
-        "annotated": tf.concat([[True], annotated], 0),
+        # Keras 3 averages its first batch over replicas, which booleans do not bear.
+        "annotated": tf.cast(tf.concat([[True], annotated], 0), tf.uint8),
     }

@@ -41,7 +41,7 @@ class _MaskedLoss(tf.keras.losses.Loss):
         Args:
             labels: [B, z, y, x] or [B, z, y, x, 1], 0..K or IGNORE.
             prediction: [B, z, y, x, K + 1], of any float type; computed with in float32.
-            annotated: bool [B, K + 1], which structures were annotated in each case; None: all.
+            annotated: [B, K + 1], true (or 1) for the structures annotated in each case; None: all.
 
         Returns:
             A float32 scalar, 0 where nothing is annotated.
@@ -56,6 +56,7 @@ class _MaskedLoss(tf.keras.losses.Loss):
         if annotated is None:
             annotated = tf.ones([tf.shape(labels)[0], classes], tf.bool)
         else:
+            annotated = tf.cast(annotated, tf.bool)
             log_probabilities = _marginal(log_probabilities, annotated)
         return self.combine(_all_reduce(self.sums(truth, log_probabilities, annotated)))
 

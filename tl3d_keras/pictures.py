@@ -32,7 +32,6 @@ _COLOUR_MAPS = (("tab10", 10), ("tab20", 20), ("tab20b", 20))
 _MAX_NAMED_CURVES = 8
 
 
-
 class _Plane(NamedTuple):
     """How a plane is shown: arrays run superior, posterior, left; the viewer stands at the feet."""
 
@@ -50,8 +49,12 @@ _PLANES = (
     _Plane("coronal", 1, 0, 2, "lower", "RLSI"),
     _Plane("sagittal", 2, 0, 1, "lower", "APSI"),
 )
-_EDGES = ((0.01, 0.5, "left", "center"), (0.99, 0.5, "right", "center"),
-          (0.5, 0.99, "center", "top"), (0.5, 0.01, "center", "bottom"))
+_EDGES = (
+    (0.01, 0.5, "left", "center"),
+    (0.99, 0.5, "right", "center"),
+    (0.5, 0.99, "center", "top"),
+    (0.5, 0.01, "center", "bottom"),
+)
 
 
 def window_of(channel: str) -> tuple[float, float] | None:
@@ -61,8 +64,11 @@ def window_of(channel: str) -> tuple[float, float] | None:
 
 def palette() -> list[tuple[float, ...]]:
     """The colours of labels 1, 2, ..., none of them grey; they come round again after the last."""
-    colours = [tuple(map(float, colour[:3])) for name, count in _COLOUR_MAPS
-               for colour in colormaps[name](range(count))]
+    colours = [
+        tuple(map(float, colour[:3]))
+        for name, count in _COLOUR_MAPS
+        for colour in colormaps[name](range(count))
+    ]
     return list(dict.fromkeys(c for c in colours if max(c) - min(c) > 0.1))
 
 
@@ -137,15 +143,28 @@ def comparison(
             _draw_slice(axes, plane, image, array, slices[plane.axis], spacing, window)
         panels[0].set_ylabel(row, color=_INK, size=11, parse_math=False)
     for axes, plane in zip(grid[0], _PLANES, strict=True):
-        axes.set_title(f"{plane.name}, {'zyx'[plane.axis]} = {slices[plane.axis]}", color=_INK,
-                       size=10)
-    figure.suptitle(title, y=1 + _TITLE_INCHES / figure.get_figheight(), va="bottom", color=_INK,
-                    parse_math=False)
+        axes.set_title(
+            f"{plane.name}, {'zyx'[plane.axis]} = {slices[plane.axis]}", color=_INK, size=10
+        )
+    figure.suptitle(
+        title,
+        y=1 + _TITLE_INCHES / figure.get_figheight(),
+        va="bottom",
+        color=_INK,
+        parse_math=False,
+    )
     if entries:
-        _show_names_as_they_are(figure.legend(
-            entries, [str(entry.get_label()) for entry in entries], loc="lower center",
-            ncol=min(len(entries), _LEGEND_COLUMNS), labelcolor=_INK, frameon=False, fontsize=10,
-        ))
+        _show_names_as_they_are(
+            figure.legend(
+                entries,
+                [str(entry.get_label()) for entry in entries],
+                loc="lower center",
+                ncol=min(len(entries), _LEGEND_COLUMNS),
+                labelcolor=_INK,
+                frameon=False,
+                fontsize=10,
+            )
+        )
     return figure
 
 
@@ -169,11 +188,22 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     named = [name for name in columns if name.startswith("validation_dice/")]
     colours = palette()
     for index, name in enumerate(named):
-        dice.plot(*_series(rows, name), color=colours[index % len(colours)], linewidth=1, alpha=0.8,
-                  label=name.split("/", 1)[1] if len(named) <= _MAX_NAMED_CURVES else None)
+        dice.plot(
+            *_series(rows, name),
+            color=colours[index % len(colours)],
+            linewidth=1,
+            alpha=0.8,
+            label=name.split("/", 1)[1] if len(named) <= _MAX_NAMED_CURVES else None,
+        )
     dice.plot(*_series(rows, "dice"), color="#8a93a3", linestyle="--", label="training patches")
-    dice.plot(*_series(rows, "validation_dice"), color="#16181d", linewidth=2.2, marker="o",
-              markersize=3, label="validation, mean")
+    dice.plot(
+        *_series(rows, "validation_dice"),
+        color="#16181d",
+        linewidth=2.2,
+        marker="o",
+        markersize=3,
+        label="validation, mean",
+    )
     dice.set_ylim(0, 1)
     _finish_curves(loss, "loss", rows, "upper right")
     _finish_curves(dice, "Dice", rows, "lower right")
@@ -219,13 +249,16 @@ def _middle_of_largest(counts: np.ndarray) -> int:
 def _check(image: np.ndarray, labels: np.ndarray, structures: Sequence[str], row: str) -> None:
     what = f"{row}: " if row else ""
     if labels.ndim != 3 or labels.shape != image.shape:
-        raise InputError(f"{what}expected labels [Z, Y, X] of the image's shape {image.shape}, "
-                         f"found {labels.shape}")
+        raise InputError(
+            f"{what}expected labels [Z, Y, X] of the image's shape {image.shape}, "
+            f"found {labels.shape}"
+        )
     named = labels[labels != IGNORE]
     if named.size and not 0 <= named.min() <= named.max() <= len(structures):
         wrong = named.min() if named.min() < 0 else named.max()
-        raise InputError(f"{what}expected labels 0 to {len(structures)} or {IGNORE} "
-                         f"(unannotated), found {wrong}")
+        raise InputError(
+            f"{what}expected labels 0 to {len(structures)} or {IGNORE} (unannotated), found {wrong}"
+        )
 
 
 def _panels(
@@ -242,8 +275,16 @@ def _panels(
     for row in range(rows):
         left, top, panels = 0.0, height - row * row_height, []
         for w, h in zip(widths, heights, strict=True):
-            panels.append(figure.add_axes((left / width, (top - h * scale) / height,
-                                           w * scale / width, h * scale / height)))
+            panels.append(
+                figure.add_axes(
+                    (
+                        left / width,
+                        (top - h * scale) / height,
+                        w * scale / width,
+                        h * scale / height,
+                    )
+                )
+            )
             left += w * scale + _GAP_INCHES
         grid.append(panels)
     return figure, grid
@@ -258,9 +299,15 @@ def _draw_slice(
     spacing: Sequence[float],
     window: tuple[float, ...],
 ) -> None:
-    axes.imshow(np.take(image, index, plane.axis), cmap="gray", vmin=window[0], vmax=window[1],
-                origin=plane.origin, interpolation="bilinear",
-                aspect=spacing[plane.rows] / spacing[plane.columns])
+    axes.imshow(
+        np.take(image, index, plane.axis),
+        cmap="gray",
+        vmin=window[0],
+        vmax=window[1],
+        origin=plane.origin,
+        interpolation="bilinear",
+        aspect=spacing[plane.rows] / spacing[plane.columns],
+    )
     # What is drawn on top must not move the picture's edges.
     axes.autoscale(False)
     axes.set_xticks([])
@@ -268,8 +315,17 @@ def _draw_slice(
     axes.spines[:].set_visible(False)
     _draw_labels(axes, np.take(labels, index, plane.axis))
     for (x, y, across, up), letter in zip(_EDGES, plane.edges, strict=True):
-        axes.text(x, y, letter, transform=axes.transAxes, color=_INK, size=9, ha=across, va=up,
-                  path_effects=[withStroke(linewidth=2, foreground=_PAPER)])
+        axes.text(
+            x,
+            y,
+            letter,
+            transform=axes.transAxes,
+            color=_INK,
+            size=9,
+            ha=across,
+            va=up,
+            path_effects=[withStroke(linewidth=2, foreground=_PAPER)],
+        )
 
 
 def _draw_labels(axes: Axes, labels: np.ndarray) -> None:
@@ -294,19 +350,27 @@ def _legend_entries(
     labels: Iterable[np.ndarray], slices: Sequence[int], structures: Sequence[str]
 ) -> list[Patch]:
     colours = palette()
-    shown = {int(value) for array in labels for plane in _PLANES
-             for value in np.unique(np.take(array, slices[plane.axis], plane.axis))} - {0}
-    entries = [Patch(color=colours[(value - 1) % len(colours)], label=structures[value - 1])
-               for value in sorted(shown - {IGNORE})]
+    shown = {
+        int(value)
+        for array in labels
+        for plane in _PLANES
+        for value in np.unique(np.take(array, slices[plane.axis], plane.axis))
+    } - {0}
+    entries = [
+        Patch(color=colours[(value - 1) % len(colours)], label=structures[value - 1])
+        for value in sorted(shown - {IGNORE})
+    ]
     if IGNORE in shown:
-        entries.append(Patch(facecolor="none", edgecolor=_HATCH_COLOUR, hatch="////",
-                             label=UNANNOTATED))
+        entries.append(
+            Patch(facecolor="none", edgecolor=_HATCH_COLOUR, hatch="////", label=UNANNOTATED)
+        )
     return entries
 
 
 def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    points = [(float(row["step"]), float(row[name])) for row in rows
-              if row.get(name) not in (None, "")]
+    points = [
+        (float(row["step"]), float(row[name])) for row in rows if row.get(name) not in (None, "")
+    ]
     return [step for step, _ in points], [value for _, value in points]
 
 
@@ -319,8 +383,15 @@ def _finish_curves(axes: Axes, what: str, rows: Sequence[Mapping[str, Any]], loc
     for before, row in zip(rows, rows[1:], strict=False):
         if before.get("stage") != row.get("stage"):
             axes.axvline(float(before["step"]), color="#8a93a3", linestyle=":")
-            axes.text(float(before["step"]), 1.0, f" {row.get('stage')}", size=8, va="bottom",
-                      transform=axes.get_xaxis_transform(), parse_math=False)
+            axes.text(
+                float(before["step"]),
+                1.0,
+                f" {row.get('stage')}",
+                size=8,
+                va="bottom",
+                transform=axes.get_xaxis_transform(),
+                parse_math=False,
+            )
     _show_names_as_they_are(axes.legend(fontsize=8, frameon=False, loc=loc))
 
 

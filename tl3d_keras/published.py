@@ -9,6 +9,7 @@ import numpy as np
 from tl3d_keras.errors import InputError
 from tl3d_keras.unet3d import HEAD, UNet3D, named_weights
 
+
 def load_weights(network: UNet3D, path: str | os.PathLike) -> None:
     """Fills `network` from a Keras 2 `.h5` of the authors' layout, by the order of its layers.
 

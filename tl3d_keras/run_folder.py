@@ -108,12 +108,16 @@ class RunFolder:
             self._lock = open(self.path / ".lock", "w")
         except OSError as error:
             raise InputError(f"{self.path}: cannot write there: {error.strerror}") from error
+        self._run: dict[str, Any] = {"settings": json.loads(json.dumps(settings))}
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._compare_with_former()
         except OSError as error:
+            self._lock.close()
             raise InputError(f"{self.path}: another run is writing there") from error
-        self._run: dict[str, Any] = {"settings": json.loads(json.dumps(settings))}
-        self._compare_with_former()
+        except InputError:
+            self._lock.close()
+            raise
         self._run.setdefault("seconds", 0.0)
         self._run["versions"] = {
             "tl3d_keras": __version__,

@@ -192,7 +192,7 @@ def _train(
     if validation_cases:
         validate = partial(
             _validate,
-            Segmenter(network, normalisation),
+            Segmenter(network, normalisation, patch_size=patches.image_size),
             settings.records_dir,
             manifest,
             validation_cases,

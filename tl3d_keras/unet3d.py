@@ -261,9 +261,9 @@ class _Builder:
             x = self._block(x, "encoder", level, (first, 2 * first))
             if level < self._levels - 1:
                 skips.append(x)
-                x = tf.keras.layers.MaxPooling3D(
-                    2, dtype=self._dtype, name=f"encoder_{level}_pool"
-                )(x)
+                # Processors have no float16 kernel, and a maximum is exact in any precision.
+                dtype = "float32" if self._dtype == "mixed_float16" else self._dtype
+                x = tf.keras.layers.MaxPooling3D(2, dtype=dtype, name=f"encoder_{level}_pool")(x)
         features = [x]
         for level in reversed(range(self._levels - 1)):
             width = self._filters * 2 ** (level + 1)

@@ -1,0 +1,341 @@
+"""Training: replicas, stages, frozen layers, precision, resume after a kill."""
+
+import csv
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tl3d_keras import artifact, losses, training, training_run
+from tl3d_keras.errors import InputError
+from tl3d_keras.run_folder import RunFolder
+from tl3d_keras.training import MaskedTrainer, Stage
+from tl3d_keras.training_run import RunSettings
+from tl3d_keras.unet3d import named_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Four sparsely annotated cases."""
+    return helpers.write_records(tmp_path_factory.mktemp("records"))
+
+
+def settings(records, **changes):
+    return RunSettings(
+        **{
+            "records_dir": str(records),
+            "filters": 4,
+            "levels": 2,
+            "padding": "same",
+            "patch_size": (8, 16, 16),
+            "batch_size": 2,
+            "steps": 8,
+            "steps_per_epoch": 3,
+            "learning_rate": 1e-2,
+            "precision": "float32",
+            "strategy": "one",
+            **changes,
+        }
+    )
+
+
+def rows(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def batches(count=6, batch=4):
+    """Batches of which the first cases hold little annotation and the second none."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (count, batch, 8, 8, 8)).astype(np.uint8)
+    labels[:, 0][rng.random(labels[:, 0].shape) > 0.05] = 255
+    labels[:, 1] = 255
+    image = rng.normal(size=(*labels.shape, 1)) + 2.0 * (labels[..., None] == 1)
+    annotated = np.ones((count, batch, 3), np.uint8)
+    annotated[:, 2, 2] = 0
+    labels[:, 2][labels[:, 2] == 2] = 0
+    return tf.data.Dataset.from_tensor_slices(
+        {"image": image.astype("f"), "labels": labels, "annotated": annotated}
+    )
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_replicas_end_in_the_weights_of_one_device(replicas, mirrored):
+    def fitted(strategy):
+        with strategy.scope():
+            network = helpers.network()
+            trainer = MaskedTrainer(network, losses.LOSSES["cross_entropy_dice"](from_logits=True))
+            # Plain gradient descent, for Adam turns rounding of tiny gradients into steps.
+            trainer.compile(tf.keras.optimizers.SGD(0.05), jit_compile=False)
+        history = trainer.fit(batches(), epochs=2, verbose=0, shuffle=False).history
+        return network, history
+
+    network, history = fitted(tf.distribute.get_strategy())
+    replicated, replicated_history = fitted(mirrored(replicas))
+    start = named_weights(helpers.network())
+    moved = max(np.abs(v - start[name]).max() for name, v in named_weights(network).items())
+    assert moved > 0.01
+    helpers.assert_equal_weights(network, replicated, atol=1e-5)
+    for name in ("loss", "dice"):
+        np.testing.assert_allclose(history[name], replicated_history[name], rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_every_precision_learns_and_keeps_float32_weights(records, tmp_path, precision):
+    model = training_run.run(
+        settings(records, precision=precision, steps=40, steps_per_epoch=20), tmp_path / "run"
+    )
+    found = rows(tmp_path / "run")
+    assert float(found[-1]["loss"]) < 0.8 * float(found[0]["loss"])
+    assert all(v.dtype == tf.float32 for v in named_weights(artifact.load(model).network).values())
+
+
+def test_run_folder_holds_what_is_promised(records, tmp_path, capsys):
+    said = []
+    model = training_run.run(settings(records, num_validation=1), tmp_path / "run", said.append)
+    assert model == tmp_path / "run" / "model" / "1"
+    assert [(row["step"], row["stage"]) for row in rows(tmp_path / "run")] == [
+        ("3", "scratch"),
+        ("6", "scratch"),
+        ("8", "scratch"),
+    ]
+    assert float(rows(tmp_path / "run")[0]["validation_dice"]) >= 0
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["done"] and run["seconds"] > 0 and run["peak_memory_gib"] > 0
+    assert run["training_cases"] == ["case_0", "case_1", "case_2"]
+    assert run["validation_cases"] == ["case_3"]
+    assert run["settings"]["data"] and run["versions"]["tensorflow"] == tf.__version__
+    assert list((tmp_path / "run" / "logs").glob("events*"))
+    info = artifact.load(model).info
+    assert info.structures == ("liver", "spleen") and info.patch_size == (8, 16, 16)
+    assert info.intensity.mode == "window"
+    assert 0 < info.provenance["annotated_fraction"] < 0.5
+    assert (
+        training_run.run(settings(records, num_validation=1), tmp_path / "run", said.append)
+        == model
+    )
+    assert said[-1].endswith("this run is complete")
+
+
+def test_the_best_weights_by_validation_are_kept(records, tmp_path, monkeypatch):
+    dice, seen = iter([[0.2, 0.4], [0.9, None], [0.1, 0.1]]), []
+
+    def validate(segmenter, *_):
+        seen.append({k: v.numpy() for k, v in named_weights(segmenter._network).items()})
+        return next(dice)
+
+    monkeypatch.setattr(training_run, "_validate", validate)
+    model = training_run.run(settings(records, num_validation=1), tmp_path / "run")
+    for name, value in named_weights(artifact.load(model).network).items():
+        np.testing.assert_array_equal(value, seen[1][name])
+        assert not name.endswith("kernel") or not np.array_equal(value, seen[2][name])
+    assert artifact.inspect(model)["metrics"] == {"best_step": 6, "validation_dice": 0.9}
+    assert rows(tmp_path / "run")[1]["validation_dice/spleen"] == ""
+
+
+def test_frozen_layers_stay_and_all_else_moves(records, tmp_path):
+    base = training_run.run(settings(records, steps=3), tmp_path / "base")
+    before = named_weights(artifact.load(base).network)
+    changes = {"mode": "transfer", "base": str(base), "freeze": ("encoder_*",)}
+    model = training_run.run(settings(records, **changes), tmp_path / "run")
+    for name, value in named_weights(artifact.load(model).network).items():
+        same = np.array_equal(value, before[name])
+        assert same == name.startswith("encoder_"), name
+    layers = json.loads((tmp_path / "run" / "run.json").read_text())["layers"]
+    assert [row["layer"] for row in layers if row["frozen"]] == [
+        "encoder_0_conv_0",
+        "encoder_0_conv_1",
+        "encoder_1_conv_0",
+        "encoder_1_conv_1",
+    ]
+    assert {row["origin"] for row in layers} == {"copied"}
+
+
+def test_finetune_trains_the_head_then_all_at_a_tenth(records, tmp_path):
+    stages = training_run.make_stages(settings(records, mode="finetune", steps=8, head_steps=3))
+    assert stages == [Stage("head", 3, 1e-2, ("encoder_*", "decoder_*")), Stage("all", 5, 1e-3)]
+    base = training_run.run(settings(records, steps=3), tmp_path / "base")
+    before = named_weights(artifact.load(base).network)
+    changes = {"mode": "finetune", "base": str(base), "head_steps": 8}
+    model = training_run.run(settings(records, **changes), tmp_path / "head_only")
+    for name, value in named_weights(artifact.load(model).network).items():
+        assert np.array_equal(value, before[name]) != name.startswith("head/"), name
+    model = training_run.run(settings(records, **changes | {"head_steps": 3}), tmp_path / "run")
+    for name, value in named_weights(artifact.load(model).network).items():
+        assert not np.array_equal(value, before[name]), name
+    assert [row["stage"] for row in rows(tmp_path / "run")] == ["head", "all", "all"]
+
+
+class Killed(BaseException):
+    """Stands for kill -9 at a point of the run."""
+
+
+@pytest.mark.parametrize("kill_at", ["before_save", "after_save", "between_epochs"])
+def test_a_killed_run_ends_in_the_same_weights(records, tmp_path, monkeypatch, kill_at):
+    base = artifact.save(helpers.network(filters=4), helpers.info(), tmp_path / "base")
+    changes = {"num_validation": 1, "mode": "finetune", "base": str(base), "head_steps": 3}
+    whole = training_run.run(settings(records, **changes), tmp_path / "whole")
+    save, log, epochs = RunFolder.save, RunFolder.log, []
+
+    def killed_save(folder, state):
+        epochs.append(state.step)
+        if len(epochs) in (1, 3):
+            if kill_at == "after_save":
+                save(folder, state)
+            raise Killed
+        save(folder, state)
+
+    def killed_log(folder, row):
+        epochs.append(row["step"])
+        if len(epochs) in (1, 3):
+            raise Killed
+        log(folder, row)
+
+    if kill_at == "between_epochs":
+        monkeypatch.setattr(RunFolder, "log", killed_log)
+    else:
+        monkeypatch.setattr(RunFolder, "save", killed_save)
+    kills = 0
+    for _ in range(6):
+        try:
+            resumed = training_run.run(settings(records, **changes), tmp_path / "run")
+            break
+        except Killed:
+            kills += 1
+    assert kills >= 2
+    helpers.assert_equal_weights(artifact.load(whole).network, artifact.load(resumed).network)
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+def test_kill_9_and_the_same_command_again(records, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.train_base",
+        f"--records_dir={records}",
+        "--filters=2",
+        "--levels=2",
+        "--padding=same",
+        "--patch_size=8,16,16",
+        "--steps=60",
+        "--steps_per_epoch=4",
+        "--precision=float32",
+    ]
+    run = subprocess.Popen(
+        [*command, f"--output_dir={tmp_path / 'run'}"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "run" / "checkpoints").glob("*.index")):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert not (tmp_path / "run" / "model").exists()
+    for folder in ("run", "whole"):
+        done = subprocess.run(
+            [*command, f"--output_dir={tmp_path / folder}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+    helpers.assert_equal_weights(
+        artifact.load(tmp_path / "run" / "model").network,
+        artifact.load(tmp_path / "whole" / "model").network,
+    )
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+def test_another_run_in_the_folder_is_refused(records, tmp_path):
+    training_run.run(settings(records, steps=1), tmp_path / "run")
+    with pytest.raises(InputError, match="holds a run with steps=1, found steps=2"):
+        training_run.run(settings(records, steps=2), tmp_path / "run")
+    folder = RunFolder(tmp_path / "locked", {})
+    with pytest.raises(InputError, match="locked: another run is writing there"):
+        training_run.run(settings(records), tmp_path / "locked")
+    folder.close()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"mode": "transfer"}, "--mode=transfer: expected --base"),
+        ({"mode": "other"}, "expected a mode of scratch, transfer, finetune, found 'other'"),
+        ({"freeze": ("head",)}, "--freeze: expected no pattern with --mode=scratch"),
+        ({"num_train": 5}, "--num_train: expected 1 to 4 cases, found 5"),
+        ({"num_validation": 4}, "expected fewer validation cases than the 4 cases, found 4"),
+        ({"patch_size": (8, 15, 16)}, "expected an input size such as 12, 14, 16 .* found 15"),
+        (
+            {"optimizer": "adum"},
+            "expected an optimizer that Keras knows, such as adam, found 'adum'",
+        ),
+        ({"records_dir": "nowhere"}, "nowhere/manifest.json: cannot read"),
+    ],
+)
+def test_wrong_settings(records, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        training_run.run(dataclasses.replace(settings(records), **changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_transfer_from_another_number_of_channels_and_structures(records, tmp_path):
+    base = helpers.network(num_classes=4, structures=("spleen", "aorta", "lung"), input_channels=2)
+    information = helpers.info(
+        ("spleen", "aorta", "lung"), ("T1", "T2"), helpers.Intensity("zscore")
+    )
+    folder = artifact.save(base, information, tmp_path / "base")
+    said = []
+    model = training_run.run(
+        settings(records, mode="transfer", base=str(folder), steps=2), tmp_path / "run", said.append
+    )
+    loaded = artifact.load(model)
+    assert loaded.info.structures == ("liver", "spleen") and loaded.info.channels == ("CT",)
+    table = {
+        line.split()[0]: line for line in said if line.startswith(("head", "encoder_0_conv_0"))
+    }
+    assert table["head"].endswith("copied 2 of 3")
+    assert table["encoder_0_conv_0"].endswith("2 -> 1 channels by their mean")
+
+
+def test_precision_and_strategy_without_a_gpu(monkeypatch):
+    for flags, expected in (({"avx512_bf16"}, "mixed_bfloat16"), ({"avx2"}, "float32")):
+        monkeypatch.setattr(training, "_processor_flags", lambda flags=flags: flags)
+        assert training.choose_precision("auto") == expected
+    assert training.choose_precision("mixed_float16") == "mixed_float16"
+    assert training.choose_strategy("auto").num_replicas_in_sync == 1
+    assert training.choose_strategy("mirrored").num_replicas_in_sync == 4
+
+
+@pytest.mark.parametrize(
+    "capability, expected",
+    [((9, 0), "mixed_bfloat16"), ((7, 5), "mixed_float16"), ((6, 1), "float32")],
+)
+def test_precision_by_gpu(monkeypatch, capability, expected):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["gpu"])
+    monkeypatch.setattr(
+        tf.config.experimental, "get_device_details", lambda _: {"compute_capability": capability}
+    )
+    assert training.choose_precision("auto") == expected
+
+
+def test_mirrored_run_of_the_command(records, tmp_path):
+    """The whole run on four virtual processors, like that on one."""
+    changes = {"batch_size": 4, "steps": 6, "optimizer": "sgd", "num_validation": 1}
+    one = training_run.run(settings(records, **changes), tmp_path / "one")
+    four = training_run.run(settings(records, strategy="mirrored", **changes), tmp_path / "four")
+    assert json.loads((tmp_path / "four" / "run.json").read_text())["replicas"] == 4
+    helpers.assert_equal_weights(artifact.load(one).network, artifact.load(four).network, atol=1e-4)
