@@ -11,6 +11,52 @@ DEMO ?= demo
 test: $(INSTALLED)
 	$(RUN) pytest $(PYTEST_FLAGS)
 
+# The whole path on phantoms: a base model from sparse annotation, then two structures that it never
+# saw, learnt from three cases with and without it.
+NETWORK = --filters=8 --padding=same --normalization=instance --patch_size=48 --window=-300,300
+PHANTOM = $(RUN) data_tools.phantom --shape=64,54,64 --spacing=6,6,6
+BASE_STRUCTURES = liver,left_lung,right_lung,spleen,heart,stomach
+NEW_STRUCTURES = left_kidney,right_kidney
+
+demo: $(INSTALLED)
+	rm -rf $(DEMO)
+	$(PHANTOM) --output_dir=$(DEMO)/base/dataset --num_cases=32 --structures=$(BASE_STRUCTURES) \
+	    --annotated_slices=0.4 --annotated_structures=0.75
+	$(PHANTOM) --output_dir=$(DEMO)/base/test --num_cases=4 --seed=100 \
+	    --structures=$(BASE_STRUCTURES)
+	$(RUN) data_tools.shard --dataset_dir=$(DEMO)/base/dataset --output_dir=$(DEMO)/base/records
+	$(RUN) experiments.train_base --records_dir=$(DEMO)/base/records --output_dir=$(DEMO)/base/run \
+	    $(NETWORK) --steps=550 --learning_rate=3e-3 --num_validation=2 --steps_per_epoch=50
+	$(call segmented,base/run,base/test,base)
+	$(PHANTOM) --output_dir=$(DEMO)/new/dataset --num_cases=3 --seed=200 \
+	    --structures=$(NEW_STRUCTURES)
+	$(PHANTOM) --output_dir=$(DEMO)/new/test --num_cases=4 --seed=100 \
+	    --structures=$(NEW_STRUCTURES)
+	$(RUN) data_tools.shard --dataset_dir=$(DEMO)/new/dataset --output_dir=$(DEMO)/new/records
+	$(call transferred,scratch)
+	$(call transferred,finetune)
+	$(RUN) experiments.export --model=$(DEMO)/new/finetune/model --output_dir=$(DEMO)/served/kidneys
+	$(RUN) experiments.report --output=$(DEMO)/report.html \
+	    --scores=base=$(DEMO)/base/scores,scratch=$(DEMO)/new/scratch/scores,finetune=$(DEMO)/new/finetune/scores \
+	    --runs=base=$(DEMO)/base/run,scratch=$(DEMO)/new/scratch,finetune=$(DEMO)/new/finetune \
+	    --dataset_dir=$(DEMO)/base/test,$(DEMO)/new/test \
+	    --predictions=$(DEMO)/base/segmented,$(DEMO)/new/finetune/segmented
+
+# $(call segmented,RUN,TESTSET,OUTPUT)
+define segmented
+	$(RUN) experiments.segment --model=$(DEMO)/$(1)/model --input=$(DEMO)/$(2)/imagesTr \
+	    --output=$(DEMO)/$(3)/segmented
+	$(RUN) experiments.evaluate --prediction=$(DEMO)/$(3)/segmented \
+	    --reference=$(DEMO)/$(2)/labelsTr --output_dir=$(DEMO)/$(3)/scores
+endef
+
+# $(call transferred,MODE)
+define transferred
+	$(RUN) experiments.transfer --base=$(DEMO)/base/run/model --mode=$(1) --steps=120 --learning_rate=3e-3 \
+	    --records_dir=$(DEMO)/new/records --output_dir=$(DEMO)/new/$(1)
+	$(call segmented,new/$(1),new/test,new/$(1))
+endef
+
 lint: $(INSTALLED)
 	$(RUN) ruff check .
 	$(RUN) mypy

@@ -123,6 +123,8 @@ def shard_dataset(
         InputError: the first thing that is wrong with the data set, with its file.
     """
     dataset = layouts.read_layout(dataset_dir)
+    if dataset_dir.resolve().is_relative_to(output_dir.resolve()):
+        raise InputError(f"{output_dir}: expected another folder than that of the data set")
     with whole_folder(output_dir, overwrite) as folder:
         if spacing is None:
             found = [case_reader.canonical_spacing(case) for case in dataset.cases]

@@ -22,8 +22,6 @@ tf.config.set_logical_device_configuration(
 @pytest.fixture(autouse=True)
 def _seeded():
     tf.keras.utils.set_random_seed(0)
-    yield
-    tf.keras.backend.clear_session()
 
 
 @pytest.fixture(scope="session")

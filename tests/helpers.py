@@ -41,7 +41,7 @@ def info(structures=("liver", "spleen"), channels=("CT",), intensity=WINDOW) -> 
 def write_dataset(
     folder: Path, num_cases: int = 4, structures=("liver", "spleen"), sparse: bool = True
 ) -> Path:
-    """A Decathlon folder of boxes that a small network can learn, a third of the slices annotated."""
+    """A Decathlon folder of boxes that a small network can learn, in a third of the slices."""
     rng = np.random.default_rng(0)
     names = []
     for case in range(num_cases):

@@ -115,7 +115,8 @@ def test_the_other_stack_reads_ours_and_we_read_theirs(tmp_path, name):
         f"model = artifact.load({str(folder)!r})\n"
         f"image = np.load({str(tmp_path / 'image.npy')!r})\n"
         f"run = tf.saved_model.load({str(folder)!r}).signatures['serving_default']\n"
-        f"np.save({str(tmp_path / 'served.npy')!r}, run(image=tf.constant(image))['probabilities'])\n"
+        "served = run(image=tf.constant(image))['probabilities']\n"
+        f"np.save({str(tmp_path / 'served.npy')!r}, served)\n"
         "keras = model.network(model.info.intensity.normalise(image))\n"
         f"np.save({str(tmp_path / 'keras.npy')!r}, keras)\n"
         f"artifact.save(model.network, model.info, {str(tmp_path / 'theirs')!r})\n"
@@ -188,7 +189,7 @@ def cut(folder, name):
         (lambda f: edit(f, network={"levels": 1}), "weights .*decoder_0_conv_0.* are not of this"),
         (
             lambda f: edit(f, network={"filters": 3}),
-            r"expected the shape \(3, 3, 3, 1, 3\) for encoder_0_conv_0/kernel, found \(3, 3, 3, 1, 2\)",
+            r"expected the shape \(3, 3, 3, 1, 3\) for encoder_0_conv_0/kernel, found .*1, 2\)",
         ),
         (lambda f: edit(f, schema_version=99), "expected schema_version 1, found 99"),
         (lambda f: cut(f, "assets.extra/tl3d_keras.json"), "not valid JSON"),

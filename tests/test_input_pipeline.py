@@ -197,6 +197,12 @@ def test_passes_over_the_annotated_cases(records_dir, monkeypatch):
     assert len(set(passes)) > 2
 
 
+def test_each_visit_of_a_case_draws_anew(records_dir):
+    settings = replace(SETTINGS, batch_size=8, image_size=(5, 5, 5), label_size=(3, 3, 3))
+    visits = batches(records_dir, settings, 3, only="a")
+    assert not any(equal([a], [b]) for a, b in itertools.combinations(visits, 2))
+
+
 def test_normalisation_uses_the_whole_volume(records_dir):
     settings = replace(SETTINGS, intensity=Intensity("zscore"), batch_size=1)
     for batch in batches(records_dir, settings, 6, only="b"):

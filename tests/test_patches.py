@@ -125,7 +125,8 @@ def test_crop_labels_of_no_run_and_of_one(labels):
 
 
 @pytest.mark.parametrize(("start", "size"), BOXES)
-def test_crop_image_pads_with_zeros(start, size):
+def test_crop_image_pads_with_the_floor(start, size):
     image = make_case(None).image
-    for found in both_ways(lambda *box: patches.crop_image(image, *box), start, size):
-        np.testing.assert_array_equal(found, cut(image.numpy(), start, size, 0))
+    floor = tf.fill([image.shape[-1]], -7.0)
+    for found in both_ways(lambda *box: patches.crop_image(image, *box, floor), start, size):
+        np.testing.assert_array_equal(found, cut(image.numpy(), start, size, -7))

@@ -84,12 +84,13 @@ def training_batches(
 
         def patches_of(case: records.Case) -> tf.data.Dataset:
             scale, offset = settings.intensity.coefficients(case.image)
+            # Beyond the volume lies its lowest value, as `inference` pads.
+            floor = tf.reduce_min(case.image, axis=[0, 1, 2])
             samples = tf.data.Dataset.range(patches_per_visit)
             return samples.map(
                 lambda sample: _draw(
                     case,
-                    scale,
-                    offset,
+                    (floor, scale, offset),
                     tf.stack(
                         [tf.cast(settings.seed, tf.int64) + 1, number * patches_per_visit + sample]
                     ),
@@ -155,8 +156,7 @@ def _visit_plan(cases: Sequence[CaseEntry], settings: PatchSettings) -> tuple[in
 
 def _draw(
     case: records.Case,
-    scale: tf.Tensor,
-    offset: tf.Tensor,
+    whole_volume: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
     seed: tf.Tensor,
     settings: PatchSettings,
     manifest: Manifest,
@@ -167,9 +167,8 @@ def _draw(
     label_size = tf.constant(settings.label_size, tf.int64)
     image_start = centre - image_size // 2
     label_start = image_start + (image_size - label_size) // 2
-    # Beyond the volume lies its lowest value, as `inference` pads.
-    floor = tf.reduce_min(case.image, axis=[0, 1, 2])
-    image = patches.crop_image(case.image - floor, image_start, image_size) + floor
+    floor, scale, offset = whole_volume
+    image = patches.crop_image(case.image, image_start, image_size, floor)
     image = settings.intensity.apply(image, scale, offset)
     labels = patches.crop_labels(case, label_start, label_size)
     image, labels = augment.augment(image, labels, augment_seed, settings.augmentation)

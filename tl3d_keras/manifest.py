@@ -154,7 +154,10 @@ def _from_json(content: Any, path: Path) -> Manifest:
         raise InputError(f"{path}: expected schema_version {SCHEMA_VERSION}, found {version}")
     try:
         shards = [ShardEntry(**shard) for shard in content.pop("shards")]
-        cases = [CaseEntry(**case) for case in content.pop("cases")]
+        cases = [
+            CaseEntry(**case | {"shape": tuple(case["shape"])}) for case in content.pop("cases")
+        ]
+        content["spacing"] = tuple(content["spacing"])
         manifest = Manifest(shards=shards, cases=cases, **content)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a manifest of this schema: {error}") from error

@@ -55,13 +55,16 @@ def _scaled(position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     return tf.minimum(rank, count - 1)
 
 
-def crop_image(image: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Cuts a box out of a volume, with zeros where it reaches beyond.
+def crop_image(
+    image: tf.Tensor, start: tf.Tensor, size: tf.Tensor, floor: tf.Tensor
+) -> tf.Tensor:
+    """Cuts a box out of a volume, with `floor` where it reaches beyond.
 
     Args:
-        image: [Z, Y, X, C], normalised so that 0 suits as padding, or shifted so.
+        image: [Z, Y, X, C].
         start: int64 [3], may be negative.
         size: int64 [3].
+        floor: [C], what lies beyond the volume.
 
     Returns:
         [*size, C].
@@ -76,7 +79,7 @@ def crop_image(image: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor
     )
     before = tf.clip_by_value(begin - start, 0, size)
     after = size - before - (end - begin)
-    return tf.pad(box, tf.concat([tf.stack([before, after], 1), [[0, 0]]], 0))
+    return floor + tf.pad(box - floor, tf.concat([tf.stack([before, after], 1), [[0, 0]]], 0))
 
 
 def crop_labels(case: Case, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

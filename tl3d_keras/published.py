@@ -14,8 +14,8 @@ def load_weights(network: UNet3D, path: str | os.PathLike) -> None:
     """Fills `network` from a Keras 2 `.h5` of the authors' layout, by the order of its layers.
 
     The structures of the file are `paper.STRUCTURES`, its input is clipped to `paper.WINDOW` and
-    not scaled. Background moves from the last channel to channel 0; kernels are the same in channels-first and
-    channels-last order.
+    not scaled. Background moves from the last channel to channel 0; kernels are the same in
+    channels-first and channels-last order.
 
     Raises:
         InputError: the file cannot be read, or a layer's weights do not fit; the message names it.
