@@ -34,7 +34,7 @@ demo: $(INSTALLED)
 	    --structures=$(NEW_STRUCTURES)
 	$(RUN) data_tools.shard --dataset_dir=$(DEMO)/new/dataset --output_dir=$(DEMO)/new/records
 	$(call transferred,scratch)
-	$(call transferred,finetune)
+	$(call transferred,finetune,--freeze='encoder_*' --head_steps=150)
 	$(RUN) experiments.export --model=$(DEMO)/new/finetune/model --output_dir=$(DEMO)/served/kidneys
 	$(RUN) experiments.report --output=$(DEMO)/report.html \
 	    --scores=base=$(DEMO)/base/scores,scratch=$(DEMO)/new/scratch/scores,finetune=$(DEMO)/new/finetune/scores \
@@ -50,10 +50,10 @@ define segmented
 	    --reference=$(DEMO)/$(2)/labelsTr --output_dir=$(DEMO)/$(3)/scores
 endef
 
-# $(call transferred,MODE)
+# $(call transferred,MODE,FLAGS)
 define transferred
-	$(RUN) experiments.transfer --base=$(DEMO)/base/run/model --mode=$(1) --steps=120 --learning_rate=3e-3 \
-	    --records_dir=$(DEMO)/new/records --output_dir=$(DEMO)/new/$(1)
+	$(RUN) experiments.transfer --base=$(DEMO)/base/run/model --mode=$(1) --steps=200 --learning_rate=3e-3 \
+	    $(2) --records_dir=$(DEMO)/new/records --output_dir=$(DEMO)/new/$(1)
 	$(call segmented,new/$(1),new/test,new/$(1))
 endef
 

@@ -41,7 +41,9 @@ setup(
     ],
     extras_require={
         "addons": [
-            "tensorflow==2.15.1", "tensorflow-addons==0.23.0", "numpy==1.26.*",
+            "tensorflow==2.15.1",
+            "tensorflow-addons==0.23.0",
+            "numpy==1.26.*",
         ],
         "profile": ["tensorboard-plugin-profile"],
         "cluster": ["tf-keras", "apache-beam"],

@@ -28,8 +28,8 @@ def run(main: Callable[[], None], command_flags: flags.FlagValues) -> None:
 def load_tensorflow() -> None:
     """Imports TensorFlow without its start-up chatter.
 
-    TF_CPP_MIN_LOG_LEVEL below 3 brings it back. Its first lines are written by C++ before any log level applies, so standard error is held back
-    during the import, and given out if the import fails.
+    TF_CPP_MIN_LOG_LEVEL below 3 brings it back. Its first lines are written by C++ before any level
+    applies, so standard error is held back during the import, and given out if the import fails.
     """
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3" or "tensorflow" in sys.modules:
         return

@@ -13,7 +13,6 @@ import base64
 import csv
 import html
 import json
-import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from data_tools import case_reader, layouts
 from data_tools.command import run
 from tl3d_keras import evaluation, pictures, resampling, volume_io
 from tl3d_keras.errors import InputError
+from tl3d_keras.whole_folder import write_file
 
 FLAGS = flags.FlagValues()
 _OUTPUT = flags.DEFINE_string("output", None, "The .html file.", required=True, flag_values=FLAGS)
@@ -105,21 +105,10 @@ def main() -> None:
             "expected something to report by --scores, --runs or --predictions, found none"
         )
     pairs = zip(_DATASET_DIR.value, _PREDICTIONS.value, strict=True)
-    write(output, _page(scores, runs, [(Path(d), Path(p)) for d, p in pairs]))
+    page = _page(scores, runs, [(Path(d), Path(p)) for d, p in pairs])
+    write_file(output, page.encode())
     print("\n".join(dice_table(scores)))
     print(f"report: {output}")
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text file that appears when whole; an `InputError` if it cannot be written."""
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot write: {error.strerror}") from error
 
 
 def compare_cases(dataset_dir: Path, predictions: Path) -> list[Picture]:

@@ -15,6 +15,7 @@ from tl3d_keras import volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import Volume
+from tl3d_keras.whole_folder import write_file
 
 NAME = 'a<b> & "c"'
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
@@ -253,7 +254,7 @@ def test_a_failing_write_leaves_the_former_page(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(InputError, match="report.html: cannot write: No space left"):
-        report.write(path, "new")
+        write_file(path, b"new")
     assert path.read_text() == "former" and len(list(tmp_path.iterdir())) == 1
 
 

@@ -55,9 +55,7 @@ def _scaled(position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     return tf.minimum(rank, count - 1)
 
 
-def crop_image(
-    image: tf.Tensor, start: tf.Tensor, size: tf.Tensor, floor: tf.Tensor
-) -> tf.Tensor:
+def crop_image(image: tf.Tensor, start: tf.Tensor, size: tf.Tensor, floor: tf.Tensor) -> tf.Tensor:
     """Cuts a box out of a volume, with `floor` where it reaches beyond.
 
     Args:

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
+from tl3d_keras.whole_folder import write_file
 
 # Soft tissue, as radiologists look at it, in HU.
 CT_WINDOW = (-160.0, 240.0)
@@ -230,15 +231,7 @@ def save_png(figure: Figure, path: str | os.PathLike) -> None:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: expected a file name that ends in .png")
-    content = png(figure)
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot write: {error.strerror}") from error
+    write_file(path, png(figure))
 
 
 def _middle_of_largest(counts: np.ndarray) -> int:

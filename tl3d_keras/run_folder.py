@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import io
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ import tensorflow as tf
 from tl3d_keras import __version__
 from tl3d_keras.errors import InputError
 from tl3d_keras.unet3d import UNet3D, named_weights
+from tl3d_keras.whole_folder import write_file
 
 
 class TrainingState:
@@ -148,7 +150,7 @@ class RunFolder:
         self._run["peak_memory_gib"] = round(
             max(peak / 2**30, self._run.get("peak_memory_gib", 0.0)), 2
         )
-        _replace(self.path / "run.json", json.dumps(self._run, indent=1) + "\n")
+        write_file(self.path / "run.json", f"{json.dumps(self._run, indent=1)}\n".encode())
 
     def restore(self, state: TrainingState) -> None:
         """Restores the last checkpoint, if there is one, and drops what was logged after it."""
@@ -211,13 +213,6 @@ class RunFolder:
     def _write_rows(self, rows: list[dict[str, Any]]) -> None:
         columns = list(dict.fromkeys(name for row in rows for name in row))
         lines = [columns, *([row.get(name, "") for name in columns] for row in rows)]
-        temporary = self.path / "metrics.csv.writing"
-        with open(temporary, "w", newline="") as file:
-            csv.writer(file).writerows(lines)
-        os.replace(temporary, self.path / "metrics.csv")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(lines)
+        write_file(self.path / "metrics.csv", text.getvalue().encode())

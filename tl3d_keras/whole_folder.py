@@ -1,4 +1,4 @@
-"""Folders that appear when whole: built beside their place, then renamed into it."""
+"""Folders and files that appear when whole: built beside their place, then renamed into it."""
 
 import os
 import shutil
@@ -41,6 +41,23 @@ def whole_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[P
         shutil.rmtree(building, ignore_errors=True)
         raise
     shutil.rmtree(former, ignore_errors=True)
+
+
+def write_file(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file, making its folder.
+
+    Raises:
+        InputError: it cannot be written; what was there before stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot write: {error.strerror}") from error
 
 
 def check_free(path: str | os.PathLike, overwrite: bool = False) -> None:
