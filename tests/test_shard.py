@@ -391,7 +391,7 @@ def test_command_passes_its_flags_on(dataset, tmp_path, command):
         compression="zlib",
         workers=1,
     )
-    assert manifest.load(tmp_path / "out").cases[0].shape == [3, 5, 4, 1]
+    assert manifest.load(tmp_path / "out").cases[0].shape == (3, 5, 4, 1)
     assert b"zlib" in (tmp_path / "out" / "shard-00000.tfrecord").read_bytes()
 
 

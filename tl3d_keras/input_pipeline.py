@@ -20,7 +20,7 @@ from tl3d_keras.manifest import CaseEntry, Manifest
 
 # Bounds what is held decoded, whatever the size and number of the cases.
 _OPEN_BYTES = 1 << 30
-_MAX_OPEN_CASES = 16
+_MAX_OPEN_CASES = 8
 _MAX_PATCHES_PER_VISIT = 8
 
 
@@ -151,7 +151,7 @@ def _visit_plan(cases: Sequence[CaseEntry], settings: PatchSettings) -> tuple[in
     voxels = np.mean([np.prod(case.shape[:3]) for case in cases])
     largest = max(int(np.prod(case.shape)) for case in cases) * 4
     per_visit = int(np.clip(voxels / np.prod(settings.image_size), 1, _MAX_PATCHES_PER_VISIT))
-    return per_visit, int(np.clip(_OPEN_BYTES // largest, 1, _MAX_OPEN_CASES))
+    return per_visit, int(np.clip(_OPEN_BYTES // largest, 1, min(len(cases), _MAX_OPEN_CASES)))
 
 
 def _draw(
