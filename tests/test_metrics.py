@@ -34,8 +34,7 @@ def test_epoch_is_an_aggregate_not_a_mean_of_batches():
             annotated=tf.constant(ANNOTATED[i : i + 1]),
         )
     np.testing.assert_allclose(metric.per_structure(), EXPECTED, rtol=1e-6)
-    for variable in metric.variables:
-        variable.assign(tf.zeros_like(variable))
+    metric.reset_state()
     assert float(metric.result()) == 0.0
 
 

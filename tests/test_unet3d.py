@@ -138,7 +138,9 @@ def test_configuration_and_keras_file_round_trip(arguments, tmp_path):
     image = tf.random.stateless_normal(
         (1, size, size, size, arguments.get("input_channels", 1)), (0, 1)
     )
-    np.testing.assert_array_equal(loaded(image), network(image))
+    # In bfloat16 the processor's kernels differ from call to call.
+    exact = (model.rebuilt(dtype="float32")(image) for model in (loaded, network))
+    np.testing.assert_array_equal(*exact)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,12 @@ class MaskedDiceMetric(tf.keras.metrics.Metric):
             per_case = tf.reduce_sum(voxels, [1, 2, 3])
             variable.assign_add(tf.reduce_sum(per_case * weight, 0))
 
+    def reset_state(self) -> None:
+        """Forgets all batches."""
+        for variable in self.variables:
+            # Keras 2 would assign a scalar.
+            variable.assign(tf.zeros(variable.shape))
+
     def per_structure(self) -> tf.Tensor:
         """Float32 [K]; NaN for a structure neither predicted nor annotated."""
         sizes = tf.convert_to_tensor(self._sizes)

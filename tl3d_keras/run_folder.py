@@ -8,6 +8,7 @@ import os
 import resource
 import time
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ class RunFolder:
         self._run["versions"] = {
             "tl3d_keras": __version__,
             "tensorflow": tf.__version__,
-            "keras": tf.keras.__version__,
+            "keras": metadata.version(tf.keras.Model.__module__.partition(".")[0]),
             "numpy": np.__version__,
         }
         self._writer: Any = None

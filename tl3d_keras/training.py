@@ -244,11 +244,12 @@ def _optimizer(name: str, stage: Stage, network: UNet3D) -> Any:
         stage.learning_rate, stage.steps, alpha=LEARNING_RATE_FLOOR
     )
     try:
-        rule = tf.keras.optimizers.get({"class_name": name, "config": {"learning_rate": rate}})
+        default = tf.keras.optimizers.get(name)
     except (ValueError, TypeError) as error:
         raise InputError(
             f"expected an optimizer that Keras knows, such as adam, found {name!r}"
         ) from error
+    rule = type(default).from_config({**default.get_config(), "learning_rate": rate})
     if network.get_config()["dtype"] == "mixed_float16":
         rule = tf.keras.mixed_precision.LossScaleOptimizer(rule)
     return rule
