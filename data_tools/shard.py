@@ -3,7 +3,7 @@
     python -m data_tools.shard --dataset_dir=DATASET --output_dir=RECORDS
 
 reads a Decathlon or nnU-Net v2 folder (NIfTI, NRRD, MetaImage), brings every case to one spacing
-and prints how much of it is annotated. 150 hippocampus crops take about 15 seconds on two cores.
+and prints how much of it is annotated. 150 hippocampus crops take about 10 seconds on two cores.
 """
 
 import os

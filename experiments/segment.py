@@ -3,7 +3,7 @@
     python -m experiments.segment --model=RUN/model --input=SCAN_OR_FOLDER --output=LABELS_OR_FOLDER
 
 reads NIfTI, NRRD, MetaImage or a folder with a DICOM series, and writes labels on exactly the grid
-of the input. A 112-slice CT takes about 10 seconds with 8 filters on two cores.
+of the input.
 """
 
 import re

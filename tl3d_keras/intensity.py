@@ -1,4 +1,4 @@
-"""Raw intensities to what the network sees, in NumPy-free TensorFlow ops, by one configuration."""
+"""Raw intensities to what the network sees, in TensorFlow ops, by one configuration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
