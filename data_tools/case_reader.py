@@ -5,15 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from data_tools.layouts import CaseSource, DataSet
-from tl3d_keras import annotation, resampling, volume_io
+from tl3d_keras import resampling, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import Volume
 
-FOREGROUND_SAMPLES = 10_000
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What to take from the files.
+
+    Attributes:
+        partial_labels: accept a label that covers part of the image's grid; the rest is
+            unannotated.
+    """
+
+    partial_labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -25,46 +34,21 @@ class ReadCase:
         image: int16 or float32 [Z, Y, X, C] in LPS orientation.
         labels: uint8 [Z, Y, X], or None without a label file.
         annotated: names of the structures annotated in it.
-        coverage: `annotation.coverage` of the labels.
-        intensity: one entry a channel: mean, std, minimum, maximum of the volume.
-        foreground: [N, C] intensities at up to 10,000 voxels of annotated structures.
+        warnings: lines for the user.
     """
 
     case_id: str
     image: Volume
     labels: np.ndarray | None
     annotated: tuple[str, ...]
-    coverage: dict[str, dict[str, int]]
-    intensity: list[dict[str, float]]
-    foreground: np.ndarray
-
-
-def canonical_spacing(source: CaseSource) -> tuple[float, float, float]:
-    """The (z, y, x) spacing of a case in LPS orientation, from the header of its first image."""
-    path = source.images[0]
-    if path.is_dir():
-        return resampling.canonical(volume_io.read(path)).spacing
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        dimension = reader.GetDimension()
-        probe = sitk.Image([2] * dimension, sitk.sitkUInt8)
-        probe.SetSpacing(reader.GetSpacing())
-        probe.SetDirection(reader.GetDirection())
-    except RuntimeError:
-        dimension = 0
-    if dimension != 3:
-        # The full reader names what is wrong with the file.
-        return resampling.canonical(volume_io.read(path)).spacing
-    return resampling.canonical(volume_io.from_sitk(probe)).spacing
+    warnings: tuple[str, ...] = ()
 
 
 def read_case(
     source: CaseSource,
     dataset: DataSet,
     spacing: Sequence[float],
-    partial_labels: bool,
+    options: ReadOptions = ReadOptions(),
 ) -> ReadCase:
     """Reads a case, checks it and brings it to `spacing` (z, y, x) in mm.
 
@@ -72,8 +56,7 @@ def read_case(
         source: the case's files.
         dataset: the data set it belongs to.
         spacing: of the records.
-        partial_labels: accept a label that covers part of the image's grid; the rest is
-            unannotated.
+        options: what to take from the files.
 
     Raises:
         InputError: files that cannot be read, grids that differ, values that are not declared.
@@ -87,23 +70,13 @@ def read_case(
     image = image.with_array(_storable(image.array))
     labels = None
     if source.label is not None:
-        label_volume = _read_label(source, image, dataset.file_values, partial_labels)
+        label_volume = _read_label(source, image, dataset.file_values, options.partial_labels)
         _check_annotated(label_volume.array, source, dataset.structures)
         label_volume = resampling.canonical(label_volume)
         labels = resampling.resample_labels(label_volume, spacing).array[..., 0]
     image = resampling.resample_image(resampling.canonical(image), spacing)
-    seen = labels if labels is not None else np.full(image.shape, IGNORE, np.uint8)
-    inside = np.flatnonzero((seen != 0) & (seen != IGNORE))
-    inside = inside[:: max(1, -(-inside.size // FOREGROUND_SAMPLES))]
-    return ReadCase(
-        case_id=source.case_id,
-        image=image,
-        labels=labels,
-        annotated=source.annotated if labels is not None else (),
-        coverage=annotation.coverage(seen, dataset.structures),
-        intensity=_channel_statistics(image.array),
-        foreground=image.array.reshape(-1, image.array.shape[-1])[inside],
-    )
+    annotated = source.annotated if labels is not None else ()
+    return ReadCase(source.case_id, image, labels, annotated)
 
 
 def _read_label(
@@ -172,16 +145,3 @@ def _storable(array: np.ndarray) -> np.ndarray:
     if whole and array.min() >= limits.min and array.max() <= limits.max:
         return array.astype(np.int16)
     return array.astype(np.float32)
-
-
-def _channel_statistics(array: np.ndarray) -> list[dict[str, float]]:
-    channels = array.reshape(-1, array.shape[-1]).astype(np.float64)
-    return [
-        {
-            "mean": float(c.mean()),
-            "std": float(c.std()),
-            "minimum": float(c.min()),
-            "maximum": float(c.max()),
-        }
-        for c in channels.T
-    ]

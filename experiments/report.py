@@ -23,7 +23,9 @@ import numpy as np
 from absl import flags
 
 from data_tools import case_reader, layouts
+from data_tools.case_reader import ReadOptions
 from data_tools.command import run
+from data_tools.plan import read_header
 from tl3d_keras import evaluation, pictures, resampling, volume_io
 from tl3d_keras.errors import InputError
 from tl3d_keras.whole_folder import write_file
@@ -130,8 +132,9 @@ def compare_cases(dataset_dir: Path, predictions: Path) -> list[Picture]:
         )
     shown = []
     for source, path in found[:_CASES_SHOWN]:
-        spacing = case_reader.canonical_spacing(source)
-        case = case_reader.read_case(source, dataset, spacing, partial_labels=True)
+        options = ReadOptions(partial_labels=True)
+        spacing = read_header(source, options).spacing
+        case = case_reader.read_case(source, dataset, spacing, options)
         predicted = resampling.canonical(volume_io.read_labels(path))
         volume_io.check_same_grid(case.image, predicted, source.images[0], path)
         assert case.labels is not None

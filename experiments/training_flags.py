@@ -29,7 +29,7 @@ def define(command_flags: flags.FlagValues) -> None:
     numbers(
         "patch_size",
         None,
-        "z,y,x voxels, or one number; default 132 (valid), 64 (same) or the base's.",
+        "z,y,x voxels, or one number; default: the base's, 132 (valid) or the records' proposal.",
     )
     integer("batch_size", 2, "Patches a step.", lower_bound=1)
     integer("steps", 2000, "Training steps.", lower_bound=1)
@@ -58,7 +58,7 @@ def define(command_flags: flags.FlagValues) -> None:
     numbers(
         "window",
         None,
-        "low,high raw intensities; default: percentiles for CT, z-score for the rest.",
+        "low,high raw intensities; default: the proposal of the records.",
     )
     numbers(
         "flip_axes",

@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from data_tools.shard import shard_dataset
+from data_tools import layouts
+from data_tools.case_reader import ReadOptions
+from data_tools.sharding import ShardOptions, shard_dataset
 from tl3d_keras import volume_io
 from tl3d_keras.artifact import ModelInfo
 from tl3d_keras.intensity import Intensity
+from tl3d_keras.manifest import CaseEntry, Manifest, Proposal
 from tl3d_keras.unet3d import UNet3D, named_weights
 from tl3d_keras.volume_io import Volume
 
@@ -74,9 +77,49 @@ def write_dataset(
     return folder
 
 
+def make_shards(
+    dataset_dir: Path, output_dir: Path, reading: ReadOptions | None = None, **options
+) -> Manifest:
+    """Shards a data set folder with `ShardOptions(**options)`, telling on standard output."""
+    dataset = layouts.read_layout(dataset_dir)
+    if reading:
+        options["reading"] = reading
+    return shard_dataset(dataset, output_dir, ShardOptions(**options), print)
+
+
+def case_entry(name: str = "a", shard: int = 0, **values) -> CaseEntry:
+    """A case of 3 x 4 x 5 voxels without labels, but for `values`."""
+    given = {
+        "offset": 12,
+        "bytes": 84,
+        "shape": (3, 4, 5, 1),
+        "annotated_structures": [],
+        "coverage": {"annotated": {"slices": 0, "voxels": 0}},
+        "intensity": [],
+        "source_spacing": (1.0, 1.0, 1.0),
+        "source_shape": (3, 4, 5),
+        "body": [],
+        "foreground": [],
+        "structures": {},
+    }
+    return CaseEntry(name, shard, **given | values)
+
+
+def make_manifest(structures, cases, shards=(), **values) -> Manifest:
+    """A manifest of these parts."""
+    given = {
+        "channels": ["CT"],
+        "spacing": (1.0, 1.0, 1.0),
+        "proposal": Proposal((1.0, 1.0, 1.0), None, (8, 8, 8), []),
+        "skipped": [],
+        "tool_version": "1.2.3",
+    }
+    return Manifest(list(structures), shards=list(shards), cases=list(cases), **given | values)
+
+
 def write_records(folder: Path, **arguments) -> Path:
     """Records of `write_dataset`."""
-    shard_dataset(write_dataset(folder / "dataset", **arguments), folder / "records")
+    make_shards(write_dataset(folder / "dataset", **arguments), folder / "records")
     return folder / "records"
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import make_shards
 
-from data_tools import shard
 from tl3d_keras import augment, input_pipeline, manifest, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.augment import Augmentation
@@ -62,7 +62,7 @@ def records_dir(tmp_path_factory) -> Path:
         "annotated_labels": {"c": ["two"]},
     }
     (folder / "dataset.json").write_text(json.dumps(content))
-    shard.shard_dataset(folder, folder / "records", shard_bytes=20_000)
+    make_shards(folder, folder / "records", shard_bytes=20_000)
     return folder / "records"
 
 

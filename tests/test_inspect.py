@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import case_entry, make_manifest, make_shards
 
 from data_tools import inspect
-from data_tools.shard import shard_dataset
 from tl3d_keras import manifest, pictures, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
@@ -49,7 +49,7 @@ def dataset(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspect")
-    shard_dataset(dataset(folder / "data"), folder / "records")
+    make_shards(dataset(folder / "data"), folder / "records")
     return folder / "records"
 
 
@@ -100,8 +100,8 @@ def test_one_case(records, command, capsys):
 )
 def test_names_fit_on_a_line(names, annotated, expected):
     coverage = {name: {"slices": 0, "voxels": 0} for name in ("annotated", *names)}
-    case = manifest.CaseEntry("c", 0, 0, 1, (1, 1, 1, 1), list(annotated), coverage, [])
-    content = manifest.Manifest(list(names), ["CT"], (1, 1, 1), [], [], [case], "0")
+    case = case_entry(annotated_structures=list(annotated), coverage=coverage)
+    content = make_manifest(names, [case])
     assert inspect.case_table(content, [case])[1].split("%  ")[1] == expected
 
 

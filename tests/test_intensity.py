@@ -5,10 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tl3d_keras.errors import InputError
-from tl3d_keras.intensity import Intensity, propose
-
-CT = {"percentile_00_5": -160.0, "median": 40.0, "percentile_99_5": 240.0}
-PET = {"percentile_00_5": 0.0, "median": 2.0, "percentile_99_5": 10.0}
+from tl3d_keras.intensity import Intensity
 
 
 def volume(*values) -> tf.Tensor:
@@ -59,21 +56,6 @@ def test_parts_with_the_coefficients_of_the_whole(settings, rng):
     np.testing.assert_allclose(part, settings.normalise(image)[1:3, :2], atol=1e-6)
     graph = tf.function(settings.normalise)(image)
     np.testing.assert_allclose(graph, settings.normalise(image), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("channels", "statistics", "expected"),
-    [
-        (["CT"], [CT], Intensity("window", (-160.0,), (240.0,))),
-        (["ct", "CT"], [CT, PET], Intensity("window", (-160.0, 0.0), (240.0, 10.0))),
-        (["MRI"], [CT], Intensity("zscore")),
-        (["CT", "PET"], [CT, PET], Intensity("zscore")),
-        (["CT"], [], Intensity("zscore")),
-        (["CT"], [{**CT, "percentile_99_5": -160.0}], Intensity("zscore")),
-    ],
-)
-def test_propose(channels, statistics, expected):
-    assert propose(channels, statistics) == expected
 
 
 @pytest.mark.parametrize(

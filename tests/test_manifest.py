@@ -4,11 +4,13 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers import case_entry, make_manifest
 
-from tl3d_keras import manifest
+from tl3d_keras import distribution, manifest
 from tl3d_keras.errors import InputError
-from tl3d_keras.manifest import CaseEntry, Manifest, ShardEntry
+from tl3d_keras.manifest import CaseEntry, ShardEntry, StructureStatistics
 
 COVERAGE = {
     "annotated": {"slices": 2, "voxels": 8},
@@ -18,7 +20,15 @@ COVERAGE = {
 
 
 def case(name: str, shard: int, annotated: list[str]) -> CaseEntry:
-    return CaseEntry(name, shard, 12, 84, (3, 4, 5, 1), annotated, COVERAGE, [{"mean": 1.5}])
+    return case_entry(
+        name,
+        shard,
+        annotated_structures=annotated,
+        coverage=COVERAGE,
+        intensity=[{"mean": 1.5}],
+        body=[distribution.describe(np.arange(9))],
+        structures={"liver": StructureStatistics(0.5, [distribution.describe(np.arange(4))])},
+    )
 
 
 @pytest.fixture
@@ -28,14 +38,9 @@ def folder(tmp_path) -> Path:
     for number, size in enumerate((100, 120)):
         data = bytes(range(size))
         (tmp_path / f"shard-{number}.tfrecord").write_bytes(data)
-        shards.append(ShardEntry(f"shard-{number}.tfrecord", size, manifest.crc32c(data)))
+        shards.append(ShardEntry(f"shard-{number}.tfrecord", size, manifest.crc32c(data), "key"))
     cases = [case("a", 0, ["liver"]), case("b", 1, ["spleen", "liver"]), case("c", 1, [])]
-    manifest.save(
-        Manifest(
-            ["liver", "spleen"], ["CT"], (1.0, 2.0, 3.0), [{"median": 50.0}], shards, cases, "1.2.3"
-        ),
-        tmp_path,
-    )
+    manifest.save(make_manifest(["liver", "spleen"], cases, shards), tmp_path)
     return tmp_path
 
 
@@ -48,7 +53,7 @@ def test_round_trip(folder):
     text = (folder / manifest.FILE_NAME).read_text()
     loaded = manifest.load(folder)
     assert json.loads(json.dumps(asdict(loaded))) == json.loads(text)
-    assert loaded.schema_version == 1 and loaded.tool_version == "1.2.3"
+    assert loaded.schema_version == 2 and loaded.tool_version == "1.2.3"
     assert loaded.cases[1].case_id == "b" and loaded.cases[1].coverage == COVERAGE
     assert loaded.shards[1].file == "shard-1.tfrecord"
     manifest.verify(loaded, folder)
@@ -102,11 +107,11 @@ def test_not_json(folder, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("[]", "None"), ("{}", "None"), ('{"schema_version": 2}', "2")]
+    ("text", "found"), [("[]", "None"), ("{}", "None"), ('{"schema_version": 1}', "1")]
 )
 def test_another_schema(folder, text, found):
     (folder / manifest.FILE_NAME).write_text(text)
-    with pytest.raises(InputError, match=f"expected schema_version 1, found {found}$"):
+    with pytest.raises(InputError, match=f"expected schema_version 2, found {found}$"):
         manifest.load(folder)
 
 
@@ -114,10 +119,14 @@ def test_another_schema(folder, text, found):
     ("changes", "message"),
     [
         ({"shards": [{"file": "shard-0.tfrecord"}]}, "not a manifest of this schema: "),
-        ({"cases": None}, "not a manifest of this schema: "),
+        ({"cases": None}, "not a manifest of this schema: cases: "),
+        (
+            {"cases": [asdict(case("a", 0, [])) | {"shape": [3, "x"]}]},
+            r"not a manifest of this schema: cases\.0\.shape\.1: .*integer",
+        ),
         ({"colour": "red"}, "not a manifest of this schema: .*colour"),
         (
-            {"shards": [asdict(ShardEntry("../s.tfrecord", 1, "0"))]},
+            {"shards": [asdict(ShardEntry("../s.tfrecord", 1, "0", "0"))]},
             r"expected shard names without folders, found '\.\./s\.tfrecord'",
         ),
         ({"cases": [asdict(case("a", 2, []))]}, "a case names a shard that is not listed"),

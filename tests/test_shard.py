@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from helpers import make_shards
 
-from data_tools import case_reader, shard
+from data_tools import case_pool, case_reader, shard
+from data_tools.case_reader import ReadOptions
 from tl3d_keras import input_pipeline, manifest, records, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
@@ -17,6 +19,7 @@ from tl3d_keras.volume_io import Volume
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE, SPACING = (6, 5, 4), (2.0, 1.0, 1.5)
+PARTIAL = ReadOptions(partial_labels=True)
 LABELS = {"background": 0, "liver": 1, "spleen": 2}
 
 
@@ -83,7 +86,7 @@ def test_decathlon_to_records(tmp_path, suffix):
     folder = Folder(tmp_path / "set", suffix)
     image = folder.rng.integers(-100, 200, SHAPE).astype(np.int16)
     folder.add("a", sparse(1, 4), image)
-    written = shard.shard_dataset(folder.path, tmp_path / "out")
+    written = make_shards(folder.path, tmp_path / "out")
     case = parsed(tmp_path / "out")["a"]
     volume, labels = records.to_volumes(case)
     np.testing.assert_array_equal(volume.array[..., 0], image)
@@ -93,8 +96,9 @@ def test_decathlon_to_records(tmp_path, suffix):
     assert written.spacing == pytest.approx(SPACING)
     assert case.annotated.numpy().tolist() == [1, 2]
     inside = image[labels == 1]
-    assert written.intensity[0]["median"] == np.median(inside)
-    assert written.intensity[0]["percentile_99_5"] == pytest.approx(np.percentile(inside, 99.5))
+    found = written.cases[0].foreground[0]
+    assert found.percentile(50) == np.median(inside)
+    assert found.percentile(99.5) == pytest.approx(np.percentile(inside, 99.5))
     statistics = written.cases[0].intensity[0]
     assert (statistics["minimum"], statistics["maximum"]) == (image.min(), image.max())
 
@@ -113,7 +117,7 @@ def test_nnunet_to_records(tmp_path):
     folder.image("imagesTr/p_0001", second)
     labels = sparse(2)
     folder.image("labelsTr/p", np.where(labels == IGNORE, 3, labels).astype(np.uint8))
-    shard.shard_dataset(folder.path, tmp_path / "out")
+    make_shards(folder.path, tmp_path / "out")
     volume, found = records.to_volumes(parsed(tmp_path / "out")["p"])
     np.testing.assert_array_equal(volume.array, np.stack([first, second], -1))
     np.testing.assert_array_equal(found, labels)
@@ -128,7 +132,7 @@ def test_every_case_comes_upright_and_to_one_spacing(tmp_path):
     label = folder.image("a-label", (image // 100).astype(np.uint8), direction=flipped)
     folder.content["training"].append({"image": name, "label": label})
     folder.save()
-    shard.shard_dataset(folder.path, tmp_path / "out", (1.0, 1.0, 1.5))
+    make_shards(folder.path, tmp_path / "out", spacing=(1.0, 1.0, 1.5))
     volume, labels = records.to_volumes(parsed(tmp_path / "out")["a"])
     assert volume.array.shape == (12, 5, 4, 1) and volume.spacing == (1.0, 1.0, 1.5)
     assert volume.direction == pytest.approx(np.eye(3).ravel())
@@ -143,13 +147,13 @@ def test_default_spacing_is_the_median(tmp_path):
     for name, spacing in (("a", (1.0, 1.0, 1.0)), ("b", (2.0, 1.0, 3.0)), ("c", (5.0, 2.0, 2.0))):
         folder.content["training"].append(folder.image(name, spacing=spacing))
     folder.save()
-    written = shard.shard_dataset(folder.path, tmp_path / "out")
+    written = make_shards(folder.path, tmp_path / "out")
     assert written.spacing == (2.0, 1.0, 2.0)
-    assert written.intensity == []
+    assert not any(case.foreground for case in written.cases)
 
 
-def test_slices_and_voxels_are_printed(dataset, tmp_path, capsys):
-    shard.shard_dataset(dataset.path, tmp_path / "out")
+def test_slices_and_voxels_are_printed(dataset, tmp_path, command, capsys):
+    command(shard, dataset_dir=str(dataset.path), output_dir=str(tmp_path / "out"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "3 cases, 2 structures, spacing 2, 1, 1.5 mm (z, y, x)"
     assert lines[1:4] == [
@@ -160,13 +164,13 @@ def test_slices_and_voxels_are_printed(dataset, tmp_path, capsys):
         "unlabelled: annotated 0 of 6 slices, 0 voxels (0.0%): no labels",
     ]
     assert [line.split() for line in lines[5:7]] == [
-        ["liver", "2", "cases", "2", "cases", "3", "8"],
-        ["spleen", "2", "cases", "1", "cases", "2", "2"],
+        ["liver", "2", "2", "3", "8"],
+        ["spleen", "2", "1", "2", "2"],
     ]
 
 
 def test_unlabelled_case(dataset, tmp_path):
-    written = shard.shard_dataset(dataset.path, tmp_path / "out")
+    written = make_shards(dataset.path, tmp_path / "out")
     case = parsed(tmp_path / "out")["unlabelled"]
     assert case.start.shape == (0,) and case.annotated.shape == (0,)
     assert written.cases[2].annotated_structures == []
@@ -177,29 +181,30 @@ def test_unlabelled_case(dataset, tmp_path):
 def test_annotated_labels(dataset, tmp_path):
     dataset.content["annotated_labels"] = {"sparse": ["liver"]}
     dataset.save()
-    written = shard.shard_dataset(dataset.path, tmp_path / "out")
+    written = make_shards(dataset.path, tmp_path / "out")
     assert written.cases[0].annotated_structures == ["liver"]
     assert [written.is_fully_labelled(case) for case in written.cases] == [False, True, False]
     assert parsed(tmp_path / "out")["sparse"].annotated.numpy().tolist() == [1]
 
 
 def test_small_shards(dataset, tmp_path):
-    written = shard.shard_dataset(dataset.path, tmp_path / "out", shard_bytes=1)
+    written = make_shards(dataset.path, tmp_path / "out", shard_bytes=1)
     names = [f"shard-0000{number}.tfrecord" for number in range(3)]
     assert [entry.file for entry in written.shards] == names
     assert [case.shard for case in written.cases] == [0, 1, 2]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.json", *names]
     assert list(parsed(tmp_path / "out")) == ["sparse", "full", "unlabelled"]
     manifest.verify(written, tmp_path / "out")
-    limit = written.shards[0].bytes + written.shards[1].bytes
-    two = shard.shard_dataset(dataset.path, tmp_path / "two", shard_bytes=limit)
+    # Enough for two cases of 120 voxels, were they float32.
+    two = make_shards(dataset.path, tmp_path / "two", shard_bytes=10_000)
     assert [case.shard for case in two.cases] == [0, 0, 1]
+    assert max(entry.bytes for entry in two.shards) <= 10_000
 
 
 def test_offsets_lead_to_the_records(dataset, tmp_path):
     import tensorflow as tf
 
-    written = shard.shard_dataset(dataset.path, tmp_path / "out")
+    written = make_shards(dataset.path, tmp_path / "out")
     assert len(written.shards) == 1
     file = tmp_path / "out" / written.shards[0].file
     whole = [record.numpy() for record in tf.data.TFRecordDataset(str(file))]
@@ -208,8 +213,8 @@ def test_offsets_lead_to_the_records(dataset, tmp_path):
 
 def test_zlib_holds_the_same(dataset, tmp_path):
     dataset.add("even", sparse(0), np.zeros(SHAPE, np.int16))
-    raw = shard.shard_dataset(dataset.path, tmp_path / "raw")
-    small = shard.shard_dataset(dataset.path, tmp_path / "zlib", compression="zlib")
+    raw = make_shards(dataset.path, tmp_path / "raw")
+    small = make_shards(dataset.path, tmp_path / "zlib", encoding="zlib")
     assert small.cases[3].bytes < raw.cases[3].bytes
     same = zip(parsed(tmp_path / "raw").values(), parsed(tmp_path / "zlib").values(), strict=True)
     for first, second in same:
@@ -218,11 +223,11 @@ def test_zlib_holds_the_same(dataset, tmp_path):
 
 
 def test_two_workers_write_the_same_bytes(dataset, tmp_path, monkeypatch):
-    shard.shard_dataset(dataset.path, tmp_path / "one", workers=1)
-    monkeypatch.setattr(shard, "_MIN_BYTES_FOR_POOL", 0)
+    make_shards(dataset.path, tmp_path / "one", workers=1)
+    monkeypatch.setattr(case_pool, "_MIN_VOXELS_FOR_POOL", 0)
     # What this process reads itself would show.
-    monkeypatch.setattr(case_reader, "FOREGROUND_SAMPLES", 0)
-    shard.shard_dataset(dataset.path, tmp_path / "two", workers=2)
+    monkeypatch.setattr(case_reader, "read_case", None)
+    make_shards(dataset.path, tmp_path / "two", workers=2)
     for file in sorted((tmp_path / "one").iterdir()):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
 
@@ -233,8 +238,8 @@ def test_partial_labels(dataset, tmp_path):
     # Voxel (3, 1, 2) of the image.
     dataset.add("boxed", box, origin=(3.0, 1.0, 6.0))
     with pytest.raises(InputError, match="boxed-label.nrrd: expected the shape"):
-        shard.shard_dataset(dataset.path, tmp_path / "out")
-    shard.shard_dataset(dataset.path, tmp_path / "out", partial_labels=True)
+        make_shards(dataset.path, tmp_path / "out")
+    make_shards(dataset.path, tmp_path / "out", PARTIAL)
     expected = np.full(SHAPE, IGNORE)
     expected[3:5, 1:4, 2:4] = box
     cases = parsed(tmp_path / "out")
@@ -257,7 +262,7 @@ def test_partial_labels(dataset, tmp_path):
 def test_partial_labels_off_the_grid(dataset, tmp_path, grid, message):
     dataset.add("boxed", np.zeros((2, 3, 2), np.uint8), **grid)
     with pytest.raises(InputError, match=f"boxed-label.nrrd: {message}"):
-        shard.shard_dataset(dataset.path, tmp_path / "out", partial_labels=True)
+        make_shards(dataset.path, tmp_path / "out", PARTIAL)
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
@@ -352,9 +357,9 @@ def test_bad_data_set(tmp_path, command, capfd, spoil, message):
 
 def test_bad_data_set_seen_by_a_worker(dataset, tmp_path, monkeypatch):
     undeclared_value(dataset)
-    monkeypatch.setattr(shard, "_MIN_BYTES_FOR_POOL", 0)
+    monkeypatch.setattr(case_pool, "_MIN_VOXELS_FOR_POOL", 0)
     with pytest.raises(InputError, match="bad-label.nrrd: expected the label values"):
-        shard.shard_dataset(dataset.path, tmp_path / "out", workers=2)
+        make_shards(dataset.path, tmp_path / "out", workers=2)
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
@@ -418,27 +423,27 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_existing_output(dataset, tmp_path):
     out = tmp_path / "out"
-    shard.shard_dataset(dataset.path, out)
+    make_shards(dataset.path, out)
     former = contents(out)
     dataset.add("more", sparse(3))
     with pytest.raises(
         InputError,
         match="/out: expected a new or empty folder, found files in it; --overwrite replaces it",
     ):
-        shard.shard_dataset(dataset.path, out)
+        make_shards(dataset.path, out)
     assert contents(out) == former
-    shard.shard_dataset(dataset.path, out, overwrite=True)
+    make_shards(dataset.path, out, overwrite=True)
     assert [case.case_id for case in manifest.load(out).cases][-1] == "more"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "set"]
 
 
 def test_overwriting_that_fails_leaves_the_former_records(dataset, tmp_path):
     out = tmp_path / "out"
-    shard.shard_dataset(dataset.path, out)
+    make_shards(dataset.path, out)
     former = contents(out)
     undeclared_value(dataset)
     with pytest.raises(InputError, match="found 7"):
-        shard.shard_dataset(dataset.path, out, overwrite=True)
+        make_shards(dataset.path, out, overwrite=True)
     assert contents(out) == former
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "set"]
 
@@ -446,4 +451,4 @@ def test_overwriting_that_fails_leaves_the_former_records(dataset, tmp_path):
 def test_output_is_a_file(dataset, tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(InputError, match="/out: expected a folder, found a file"):
-        shard.shard_dataset(dataset.path, tmp_path / "out", overwrite=True)
+        make_shards(dataset.path, tmp_path / "out", overwrite=True)

@@ -8,7 +8,6 @@ Group and instance normalisation look at the whole tile, so networks with them g
 that they were trained on, overlapping by half for same padding, of which the middle counts.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
@@ -19,12 +18,12 @@ import tensorflow as tf
 from tl3d_keras import resampling
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
+from tl3d_keras.memory import available_memory
 from tl3d_keras.unet3d import Geometry, UNet3D
 from tl3d_keras.volume_io import Volume
 
 # Peak bytes a voxel of input and filter of the first level, measured with the default network.
 _BYTES_PER_VOXEL_AND_FILTER = 60
-_SHARE_OF_FREE_MEMORY = 0.6
 
 
 class Span(NamedTuple):
@@ -147,17 +146,6 @@ def plan_tiles(
 
 def _largest(axes: Sequence[Sequence[Span]]) -> int:
     return int(np.prod([max(s.read_size for s in spans) for spans in axes]))
-
-
-def available_memory() -> float:
-    """60 % of the memory that is free now, in bytes."""
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":") for line in file)
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return _SHARE_OF_FREE_MEMORY * free
 
 
 class Segmenter:

@@ -1,6 +1,6 @@
 """Raw intensities to what the network sees, in TensorFlow ops, by one configuration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -74,17 +74,3 @@ class Intensity:
     def from_json(cls, content: Mapping[str, Any]) -> "Intensity":
         """The inverse of `to_json`."""
         return cls(content["mode"], tuple(content["low"]), tuple(content["high"]))
-
-
-def propose(channels: Sequence[str], statistics: Sequence[Mapping[str, float]]) -> Intensity:
-    """Chooses the normalisation from a manifest's channel names and annotated intensities.
-
-    CT in every channel: a window from the 0.5 to the 99.5 percentile of the annotated structures;
-    anything else, or nothing annotated: zscore.
-    """
-    if statistics and all(name.upper() == "CT" for name in channels):
-        low = tuple(float(s["percentile_00_5"]) for s in statistics)
-        high = tuple(float(s["percentile_99_5"]) for s in statistics)
-        if all(a < b for a, b in zip(low, high, strict=True)):
-            return Intensity("window", low, high)
-    return Intensity("zscore")

@@ -8,20 +8,60 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from tl3d_keras.distribution import Distribution
 from tl3d_keras.errors import InputError
 
 FILE_NAME = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """A shard file: its name, size in bytes and CRC32C (hexadecimal)."""
+    """A shard file.
+
+    Attributes:
+        file: its name.
+        bytes: its size.
+        crc32c: its CRC32C, hexadecimal.
+        key: CRC32C of what it was made from; equal keys, equal shards.
+    """
 
     file: str
     bytes: int
     crc32c: str
+    key: str
+
+
+@dataclass(frozen=True)
+class StructureStatistics:
+    """A structure in one case.
+
+    Attributes:
+        annotated_ml: volume of its annotated voxels.
+        intensity: one entry a channel: its intensities.
+    """
+
+    annotated_ml: float
+    intensity: list[Distribution]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Settings that follow from the data.
+
+    Attributes:
+        spacing: (z, y, x) in mm.
+        window: (low, high) a channel, in raw units, or None for z-scores.
+        patch_size: (Z, Y, X) of the image patches of a network with same padding.
+        reasons: why, in words: a line for each.
+    """
+
+    spacing: tuple[float, ...]
+    window: list[tuple[float, float]] | None
+    patch_size: tuple[int, ...]
+    reasons: list[str]
 
 
 @dataclass(frozen=True)
@@ -37,6 +77,12 @@ class CaseEntry:
         annotated_structures: names of the structures annotated in this case.
         coverage: `annotation.coverage` of its labels.
         intensity: one entry a channel: mean, std, minimum, maximum of the whole volume.
+        source_spacing: (z, y, x) in mm of its files, in LPS orientation.
+        source_shape: (Z, Y, X) of its files, in LPS orientation.
+        body: one entry a channel: intensities of the body without the air around and in it.
+        foreground: one entry a channel: intensities of all its annotated structures; empty
+            without any.
+        structures: structure present -> its statistics.
     """
 
     case_id: str
@@ -47,6 +93,11 @@ class CaseEntry:
     annotated_structures: list[str]
     coverage: dict[str, dict[str, int]]
     intensity: list[dict[str, float]]
+    source_spacing: tuple[float, ...]
+    source_shape: tuple[int, ...]
+    body: list[Distribution]
+    foreground: list[Distribution]
+    structures: dict[str, StructureStatistics]
 
 
 @dataclass(frozen=True)
@@ -57,7 +108,8 @@ class Manifest:
         structures: names of labels 1..K, in order.
         channels: names of the image channels, in order.
         spacing: (z, y, x) in mm of every case.
-        intensity: one entry a channel: percentiles over the annotated structures of all cases.
+        proposal: settings that follow from the data.
+        skipped: cases that could not be read: their name and the reason.
         shards: the files.
         cases: the cases, in record order.
         tool_version: version of tl3d-keras that wrote the shards.
@@ -67,11 +119,13 @@ class Manifest:
     structures: list[str]
     channels: list[str]
     spacing: tuple[float, ...]
-    intensity: list[dict[str, float]]
+    proposal: Proposal
+    skipped: list[dict[str, str]]
     shards: list[ShardEntry]
     cases: list[CaseEntry]
     tool_version: str
     schema_version: int = SCHEMA_VERSION
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     @property
     def fingerprint(self) -> str:
@@ -108,6 +162,12 @@ def file_crc32c(path: str | os.PathLike) -> str:
     return checksum.digest().hex()
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's errors in one line: where it is, and what."""
+    problem = error.errors()[0]
+    return f"{'.'.join(str(step) for step in problem['loc'])}: {problem['msg']}"
+
+
 def save(manifest: Manifest, folder: str | os.PathLike) -> None:
     """Writes `folder/manifest.json`."""
     text = json.dumps(asdict(manifest), indent=1)
@@ -120,6 +180,22 @@ def load(folder: str | os.PathLike) -> Manifest:
     Raises:
         InputError: no manifest, one of another schema, or a shard missing or of another size.
     """
+    manifest = read(folder)
+    for shard in manifest.shards:
+        file = Path(folder) / shard.file
+        size = file.stat().st_size if file.is_file() else None
+        if size != shard.bytes:
+            found = "no such file" if size is None else f"{size} bytes"
+            raise InputError(f"{file}: expected {shard.bytes} bytes, found {found}")
+    return manifest
+
+
+def read(folder: str | os.PathLike) -> Manifest:
+    """Reads `folder/manifest.json` whatever the state of the shards.
+
+    Raises:
+        InputError: no manifest, or one of another schema.
+    """
     path = Path(folder) / FILE_NAME
     try:
         content = json.loads(path.read_text())
@@ -129,14 +205,7 @@ def load(folder: str | os.PathLike) -> Manifest:
         ) from error
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON: {error}") from error
-    manifest = _from_json(content, path)
-    for shard in manifest.shards:
-        file = Path(folder) / shard.file
-        size = file.stat().st_size if file.is_file() else None
-        if size != shard.bytes:
-            found = "no such file" if size is None else f"{size} bytes"
-            raise InputError(f"{file}: expected {shard.bytes} bytes, found {found}")
-    return manifest
+    return _from_json(content, path)
 
 
 def verify(manifest: Manifest, folder: str | os.PathLike) -> None:
@@ -153,17 +222,12 @@ def _from_json(content: Any, path: Path) -> Manifest:
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: expected schema_version {SCHEMA_VERSION}, found {version}")
     try:
-        shards = [ShardEntry(**shard) for shard in content.pop("shards")]
-        cases = [
-            CaseEntry(**case | {"shape": tuple(case["shape"])}) for case in content.pop("cases")
-        ]
-        content["spacing"] = tuple(content["spacing"])
-        manifest = Manifest(shards=shards, cases=cases, **content)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a manifest of this schema: {error}") from error
-    escaping = [shard.file for shard in shards if Path(shard.file).name != shard.file]
+        manifest = TypeAdapter(Manifest).validate_python(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: not a manifest of this schema: {first_problem(error)}") from None
+    escaping = [s.file for s in manifest.shards if Path(s.file).name != s.file]
     if escaping:
         raise InputError(f"{path}: expected shard names without folders, found {escaping[0]!r}")
-    if any(not 0 <= case.shard < len(shards) for case in cases):
+    if any(not 0 <= case.shard < len(manifest.shards) for case in manifest.cases):
         raise InputError(f"{path}: a case names a shard that is not listed")
     return manifest

@@ -27,3 +27,5 @@ STRUCTURES = (
 )
 # Hounsfield units to which the input of the published weights was clipped; it was not scaled.
 WINDOW = (-500.0, 400.0)
+# Voxels (Z, Y, X) of the image patches; their labels are 44 along each axis.
+PATCH_SIZE = (132, 132, 132)

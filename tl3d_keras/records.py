@@ -1,19 +1,16 @@
 """The one TFRecord schema: a case in, bytes out; bytes in, tensors out, in TensorFlow ops alone."""
 
-import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tl3d_keras.annotation import IGNORE, Runs, from_runs, to_runs
-from tl3d_keras.errors import InputError
+from tl3d_keras.annotation import IGNORE, Runs, from_runs
+from tl3d_keras.case_fields import Fields, make_fields
 from tl3d_keras.volume_io import Volume
 
-__all__ = ["ENCODINGS", "IGNORE", "Case", "dense_labels", "encode", "parse", "to_volumes"]
-
-ENCODINGS = ("raw", "zlib")
+__all__ = ["IGNORE", "Case", "dense_labels", "encode", "parse", "serialize", "to_volumes"]
 
 _FEATURES = {
     "case_id": tf.io.FixedLenFeature([], tf.string),
@@ -58,47 +55,15 @@ def encode(
     annotated: Sequence[int],
     encoding: str = "raw",
 ) -> bytes:
-    """Serialises a case as a `tf.train.Example`.
+    """Serialises a case; its arguments and errors are those of `case_fields.make_fields`."""
+    return serialize(make_fields(case_id, image, labels, annotated, encoding))
 
-    Args:
-        case_id: the case's name.
-        image: int16 or float32 array [Z, Y, X, C] on its grid.
-        labels: uint8 [Z, Y, X] with IGNORE where unannotated, or None for an unlabelled case.
-        annotated: the structures (1..K) annotated in this case.
-        encoding: "raw" or "zlib".
 
-    Raises:
-        InputError: an unknown encoding, a dtype other than int16 and float32, or labels of another
-            shape than the image.
-    """
-    if encoding not in ENCODINGS:
-        raise InputError(f"expected an encoding of {', '.join(ENCODINGS)}, found {encoding!r}")
-    dtype = image.array.dtype.name
-    if dtype not in ("int16", "float32"):
-        raise InputError(f"case {case_id}: expected an int16 or float32 image, found {dtype}")
-    if labels is None:
-        labels = np.full(image.shape, IGNORE, np.uint8)
-    if labels.shape != image.shape:
-        raise InputError(
-            f"case {case_id}: expected labels of shape {image.shape}, found {labels.shape}"
-        )
-    data = np.ascontiguousarray(image.array).astype(image.array.dtype.newbyteorder("<")).tobytes()
-    runs = to_runs(labels)
-    feature = {
-        "case_id": _bytes(case_id.encode()),
-        "image": _bytes(zlib.compress(data, 6) if encoding == "zlib" else data),
-        "image/shape": _ints(image.array.shape),
-        "image/dtype": _bytes(dtype.encode()),
-        "image/encoding": _bytes(encoding.encode()),
-        "geometry": tf.train.Feature(
-            float_list=tf.train.FloatList(value=[*image.spacing, *image.origin, *image.direction])
-        ),
-        "label/start": _ints(runs.start),
-        "label/length": _ints(runs.length),
-        "label/value": _ints(runs.value),
-        "label/annotated": _ints(sorted(annotated)),
-    }
-    example = tf.train.Example(features=tf.train.Features(feature=feature))
+def serialize(fields: Fields) -> bytes:
+    """The `tf.train.Example` of `case_fields.make_fields`, as bytes that depend on it alone."""
+    example = tf.train.Example(
+        features=tf.train.Features(feature={k: _feature(v) for k, v in fields.items()})
+    )
     return example.SerializeToString(deterministic=True)
 
 
@@ -143,9 +108,9 @@ def to_volumes(case: Case) -> tuple[Volume, np.ndarray]:
     return image, dense_labels(case)
 
 
-def _bytes(value: bytes) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
-def _ints(values: Any) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+def _feature(value: bytes | np.ndarray) -> tf.train.Feature:
+    if isinstance(value, bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+    if value.dtype == np.int64:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=value))
+    return tf.train.Feature(float_list=tf.train.FloatList(value=value))

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tl3d_keras import __version__, artifact, input_pipeline, intensity, records, training, transfer
+from tl3d_keras import __version__, artifact, input_pipeline, paper, records, training, transfer
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.artifact import Artifact, ModelInfo
 from tl3d_keras.augment import Augmentation
@@ -20,7 +20,7 @@ from tl3d_keras.manifest import CaseEntry, Manifest
 from tl3d_keras.metrics import DiceSums
 from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.training import Stage
-from tl3d_keras.unet3d import UNet3D
+from tl3d_keras.unet3d import Geometry, UNet3D
 
 _AUTO_VALIDATION_SHARE = 10
 _MAX_AUTO_VALIDATION = 10
@@ -45,8 +45,8 @@ class RunSettings:
         levels: likewise.
         padding: likewise.
         normalization: likewise.
-        patch_size: (Z, Y, X) of the image patches; None: the base's, or the paper's 132 for valid
-            padding and 64 for same.
+        patch_size: (Z, Y, X) of the image patches; None: the base's, or the paper's for valid
+            padding and the manifest's proposal for same.
         batch_size: patches a step, over all devices.
         steps: of the whole run.
         learning_rate: at the start of the first stage.
@@ -56,7 +56,7 @@ class RunSettings:
         strategy: one of `training.STRATEGIES`.
         num_train: use the first cases of the records only; None: all.
         num_validation: of these, the last are kept for validation; None: a tenth, at most 10.
-        window: low and high in raw units; None: see `intensity.propose`.
+        window: low and high in raw units; None: the manifest's proposal.
         flip_axes: axes 0, 1, 2 (z, y, x) that augmentation may flip.
         steps_per_epoch: steps between validations and checkpoints; None: a twentieth of all.
         seed: of weights, patches and augmentation.
@@ -174,7 +174,7 @@ def _train(
     if base:
         _say_table(table, say)
     normalisation = _choose_intensity(settings, manifest, base)
-    patches = _patch_settings(settings, network, base, normalisation)
+    patches = _patch_settings(settings, manifest, network, base, normalisation)
     say(
         f"{len(train_cases)} training and {len(validation_cases)} validation cases, "
         f"{network.count_params():,} parameters, {precision}, "
@@ -265,7 +265,10 @@ def _choose_intensity(
     if settings.window:
         low, high = settings.window
         return Intensity("window", (low,) * channels, (high,) * channels)
-    proposed = intensity.propose(manifest.channels, manifest.intensity)
+    window = manifest.proposal.window
+    proposed = Intensity("zscore")
+    if window:
+        proposed = Intensity("window", *(tuple(end) for end in zip(*window, strict=True)))
     # Weights that saw one scale of a modality with units go on in that scale.
     keeps_scale = (
         base and proposed.mode == base.info.intensity.mode and len(base.info.channels) == channels
@@ -274,10 +277,15 @@ def _choose_intensity(
 
 
 def _patch_settings(
-    settings: RunSettings, network: UNet3D, base: Artifact | None, normalisation: Intensity
+    settings: RunSettings,
+    manifest: Manifest,
+    network: UNet3D,
+    base: Artifact | None,
+    normalisation: Intensity,
 ) -> input_pipeline.PatchSettings:
-    default = 132 if network.geometry.padding == "valid" else 64
-    size = settings.patch_size or (base.info.patch_size if base else (default,) * 3)
+    size = settings.patch_size or (
+        base.info.patch_size if base else _default_patch_size(network.geometry, manifest)
+    )
     z, y, x = (network.geometry.output_size(n) for n in size)
     return input_pipeline.PatchSettings(
         _triple(size),
@@ -287,6 +295,13 @@ def _patch_settings(
         Augmentation(settings.flip_axes),
         settings.seed,
     )
+
+
+def _default_patch_size(geometry: Geometry, manifest: Manifest) -> tuple[int, int, int]:
+    if geometry.padding == "valid":
+        return paper.PATCH_SIZE
+    stride = geometry.stride
+    return _triple([-(-n // stride) * stride for n in manifest.proposal.patch_size])
 
 
 def _validate(

@@ -1,5 +1,6 @@
 """Folders and files that appear when whole: built beside their place, then renamed into it."""
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,14 +11,17 @@ from tl3d_keras.errors import InputError
 
 
 @contextmanager
-def whole_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(
+    path: str | os.PathLike, overwrite: bool = False, resume: bool = False
+) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` when the block ends without an error.
 
-    What a killed run left behind is removed at the next call. With `overwrite` the former folder
-    stays until the new one is whole.
+    What a killed run left behind is removed at the next call, or with `resume` yielded again, as is
+    what an error left. With `overwrite` the former folder stays until the new one is whole.
 
     Raises:
-        InputError: `path` holds files and `overwrite` is off, or the place cannot be written.
+        InputError: `path` holds files and `overwrite` is off, the place cannot be written, or
+            another process is building there.
     """
     path = Path(path)
     check_free(path, overwrite)
@@ -27,20 +31,40 @@ def whole_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[P
         path.parent.mkdir(parents=True, exist_ok=True)
         if former.exists() and not path.exists():
             former.rename(path)
-        for left_over in (building, former):
-            shutil.rmtree(left_over, ignore_errors=True)
-        building.mkdir()
+        shutil.rmtree(former, ignore_errors=True)
+        building.mkdir(exist_ok=True)
+        lock = os.open(building, os.O_RDONLY)
     except OSError as error:
         raise InputError(f"{path}: cannot write there: {error.strerror}") from error
     try:
-        yield building
-        if path.exists():
-            path.rename(former)
-        building.rename(path)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+        _lock(lock, path)
+        if not resume:
+            _empty(building)
+        try:
+            yield building
+            if path.exists():
+                path.rename(former)
+            building.rename(path)
+        except BaseException:
+            if not resume or not any(building.iterdir()):
+                shutil.rmtree(building, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
     shutil.rmtree(former, ignore_errors=True)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Holds a folder for this process until the descriptor closes, as it does at any death."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"{path}: another process is writing it") from None
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_file(path: str | os.PathLike, content: bytes) -> None:

@@ -1,0 +1,63 @@
+"""The per-case work of sharding on Apache Beam, where one machine is not enough."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from data_tools.plan import PlannedCase, PlannedShard
+from data_tools.prepare import PreparedCase, Settings, SkippedCase, prepare
+from data_tools.shard_folder import write_shard
+from tl3d_keras.errors import InputError
+
+_Numbered = tuple[int, PreparedCase | SkippedCase]
+
+
+def write_shards(
+    folder: Path, plan: Sequence[PlannedShard], settings: Settings, arguments: Sequence[str]
+) -> None:
+    """Writes the shards of `plan` to a folder that all of Beam's workers reach.
+
+    Args:
+        folder: on a file system shared by the workers.
+        plan: the shards to write.
+        settings: of the records.
+        arguments: Beam's own flags, such as `--runner=FlinkRunner`; without any, its local runner.
+
+    Raises:
+        InputError: Beam is not installed.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise InputError(
+            '--runner=beam: expected Apache Beam; install it with pip install "tl3d-keras[cluster]"'
+        ) from None
+    cases = [
+        (number, position, case)
+        for number, shard in enumerate(plan)
+        for position, case in enumerate(shard.cases)
+    ]
+    with beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
+        (
+            pipeline
+            | beam.Create(cases)
+            | beam.Reshuffle()
+            | beam.Map(partial(_prepare_numbered, settings=settings))
+            | beam.GroupByKey()
+            | beam.MapTuple(partial(_write_numbered, folder=folder, plan=list(plan)))
+        )
+
+
+def _prepare_numbered(
+    numbered: tuple[int, int, PlannedCase], settings: Settings
+) -> tuple[int, _Numbered]:
+    number, position, case = numbered
+    return number, (position, prepare(case, settings))
+
+
+def _write_numbered(
+    number: int, cases: Sequence[_Numbered], folder: Path, plan: Sequence[PlannedShard]
+) -> None:
+    in_order = sorted(cases, key=lambda case: case[0])
+    write_shard(folder, plan[number], [case for _, case in in_order])
