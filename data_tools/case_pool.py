@@ -41,8 +41,8 @@ def prepare_all(
         case = cases[sizes.index(largest)]
         raise InputError(
             f"{case.source.images[0]}: expected a case that fits --memory_gib="
-            f"{memory_bytes / 2**30:g}, found one that takes about "
-            f"{(PARENT_BYTES + largest) / 2**30:.1f} GiB"
+            f"{memory_bytes / 2**30:.2f}, found one that takes about "
+            f"{(PARENT_BYTES + largest) / 2**30:.2f} GiB"
         )
     work = partial(prepare, settings=settings)
     if alone:

@@ -54,18 +54,25 @@ def pool(parts: Sequence[Distribution]) -> Distribution:
     mean = float(weight @ [part.mean for part in parts])
     square = float(weight @ [part.std**2 + part.mean**2 for part in parts])
     values = np.unique(np.concatenate([part.percentiles for part in parts]))
+    # Many voxels of one value make a step, whose lower and upper end both count.
     below = sum(w * _cumulative(part, values) for w, part in zip(weight, parts, strict=True))
     return Distribution(
         int(total),
         mean,
         max(0.0, square - mean**2) ** 0.5,
-        tuple(float(v) for v in np.interp(np.array(KNOTS) / 100, below, values)),
+        tuple(float(v) for v in np.interp(np.array(KNOTS) / 100, below.ravel(), values.repeat(2))),
     )
 
 
 def _cumulative(part: Distribution, values: np.ndarray) -> np.ndarray:
-    """The share of voxels at or below each of `values`."""
-    # Of equal percentiles the last counts: all voxels of that value lie at or below it.
-    last = np.append(np.diff(part.percentiles) > 0, True)
-    knots = np.array(KNOTS)[last] / 100
-    return np.interp(values, np.array(part.percentiles)[last], knots, left=0.0)
+    """The shares of voxels below, and at or below, each of `values`: [N, 2]."""
+    percentiles, shares = np.array(part.percentiles), np.array(KNOTS) / 100
+    differs = np.diff(percentiles) > 0
+    first, last = np.append(True, differs), np.append(differs, True)
+    return np.stack(
+        [
+            np.interp(values, percentiles[first], shares[first], right=1.0),
+            np.interp(values, percentiles[last], shares[last], left=0.0),
+        ],
+        axis=1,
+    )
