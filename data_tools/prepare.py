@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 from data_tools import case_reader
 from data_tools.case_reader import ReadCase, ReadOptions
@@ -98,16 +99,18 @@ def _statistics(case: ReadCase, dataset: DataSet) -> dict[str, Any]:
     array, labels = case.image.array, case.labels
     if labels is None:
         labels = np.full(case.image.shape, IGNORE, np.uint8)
+    coverage = annotation.coverage(labels, dataset.structures)
     voxel_ml = float(np.prod(case.image.spacing)) / 1000
+    boxes = ndimage.find_objects(labels, max_label=len(dataset.structures))
     structures = {
-        dataset.structures[value - 1]: StructureStatistics(
-            float(np.count_nonzero(mask) * voxel_ml), _describe(array, mask)
+        name: StructureStatistics(
+            coverage[name]["voxels"] * voxel_ml, _describe(array[box], labels[box] == value)
         )
-        for value in np.setdiff1d(labels, (0, IGNORE)).tolist()
-        for mask in [labels == value]
+        for value, (name, box) in enumerate(zip(dataset.structures, boxes, strict=True), start=1)
+        if box
     }
     return {
-        "coverage": annotation.coverage(labels, dataset.structures),
+        "coverage": coverage,
         "intensity": [_summary(array[..., c]) for c in range(array.shape[-1])],
         "body": _describe(array, _body(array[..., 0], is_ct(dataset.channels))),
         "foreground": _describe(array, (labels != 0) & (labels != IGNORE)),
@@ -131,9 +134,12 @@ def _body(channel: np.ndarray, ct: bool) -> np.ndarray:
 
 
 def _summary(channel: np.ndarray) -> dict[str, float]:
+    mean = float(channel.mean(dtype=np.float64))
+    # Slice by slice, for the differences of a whole scan would take four times its memory.
+    squares = sum(float(np.square(plane.astype(np.float64) - mean).sum()) for plane in channel)
     return {
-        "mean": float(channel.mean(dtype=np.float64)),
-        "std": float(channel.std(dtype=np.float64)),
+        "mean": mean,
+        "std": (squares / channel.size) ** 0.5,
         "minimum": float(channel.min()),
         "maximum": float(channel.max()),
     }

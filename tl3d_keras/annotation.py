@@ -54,15 +54,14 @@ def coverage(labels: np.ndarray, structures: Sequence[str]) -> dict[str, dict[st
         `{"annotated": {"slices", "voxels"}, <structure>: {"slices", "voxels"}, ...}` where a slice
         is axial and counts if any voxel in it does.
     """
-    annotated = labels != IGNORE
-    counts = {"annotated": _slices_and_voxels(annotated)}
+    per_slice = np.array([np.bincount(plane.ravel(), minlength=IGNORE + 1) for plane in labels])
+    counts = {"annotated": _slices_and_voxels(per_slice[:, :IGNORE].sum(axis=1))}
     for value, name in enumerate(structures, start=1):
-        counts[name] = _slices_and_voxels(labels == value)
+        counts[name] = _slices_and_voxels(per_slice[:, value])
     return counts
 
 
-def _slices_and_voxels(mask: np.ndarray) -> dict[str, int]:
-    per_slice = mask.sum(axis=(1, 2))
+def _slices_and_voxels(per_slice: np.ndarray) -> dict[str, int]:
     return {"slices": int((per_slice > 0).sum()), "voxels": int(per_slice.sum())}
 
 
