@@ -63,6 +63,7 @@ lint: $(INSTALLED)
 
 $(INSTALLED): setup.py
 	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --disable-pip-version-check --upgrade pip
 	$(RUN) pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
 	touch $@
 

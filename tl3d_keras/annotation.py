@@ -41,10 +41,12 @@ def to_runs(labels: np.ndarray) -> Runs:
 
 def from_runs(runs: Runs, shape: Sequence[int]) -> np.ndarray:
     """Decodes to uint8 labels of `shape`, IGNORE where there is no run."""
-    labels = np.full(int(np.prod(shape)), IGNORE, np.uint8)
-    inside = np.repeat(runs.start - np.cumsum(runs.length) + runs.length, runs.length)
-    labels[inside + np.arange(inside.size)] = np.repeat(runs.value, runs.length)
-    return labels.reshape(shape)
+    # Gaps and runs take turns; a last gap fills the array.
+    edges = np.stack([runs.start, runs.start + runs.length], axis=1).ravel()
+    lengths = np.diff(edges, prepend=0, append=int(np.prod(shape)))
+    values = np.full(lengths.size, IGNORE, np.uint8)
+    values[1::2] = runs.value
+    return np.repeat(values, lengths).reshape(shape)
 
 
 def coverage(labels: np.ndarray, structures: Sequence[str]) -> dict[str, dict[str, int]]:
