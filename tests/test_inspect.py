@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools import inspect
+from data_tools import inspect, tables
 from data_tools.shard import shard_dataset
-from tl3d_keras import manifest, pictures, volume_io
+from tl3d_keras import manifest, overlays, slices, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import Volume
@@ -102,7 +102,7 @@ def test_names_fit_on_a_line(names, annotated, expected):
     coverage = {name: {"slices": 0, "voxels": 0} for name in ("annotated", *names)}
     case = manifest.CaseEntry("c", 0, 0, 1, (1, 1, 1, 1), list(annotated), coverage, [])
     content = manifest.Manifest(list(names), ["CT"], (1, 1, 1), [], [], [case], "0")
-    assert inspect.case_table(content, [case])[1].split("%  ")[1] == expected
+    assert tables.case_table(content, [case])[1].split("%  ")[1] == expected
 
 
 def test_verify_reads_and_names_the_damaged_shard(records, command, capsys, tmp_path):
@@ -122,8 +122,8 @@ def test_verify_reads_and_names_the_damaged_shard(records, command, capsys, tmp_
 
 def test_draws_the_case_with_its_labels(records, command, capsys, tmp_path, monkeypatch):
     drawn = []
-    overlay = pictures.overlay
-    monkeypatch.setattr(pictures, "overlay", lambda *a: drawn.append(a) or overlay(*a))
+    overlay = overlays.overlay
+    monkeypatch.setattr(overlays, "overlay", lambda *a: drawn.append(a) or overlay(*a))
     path = tmp_path / "part.png"
     command(inspect, records_dir=records, case="part", png=path)
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -133,7 +133,7 @@ def test_draws_the_case_with_its_labels(records, command, capsys, tmp_path, monk
     np.testing.assert_array_equal(image, np.arange(192).reshape(4, 6, 8))
     assert np.unique(labels, return_counts=True)[1].tolist() == [92, 4, 96]
     assert labels[2, 0, 0] == 1 and (labels[0] == IGNORE).all()
-    assert (spacing, structures, window) == ((2, 1, 1), ["liver", "spleen"], pictures.CT_WINDOW)
+    assert (spacing, structures, window) == ((2, 1, 1), ["liver", "spleen"], slices.CT_WINDOW)
     assert title == "part (CT)"
 
 
@@ -152,7 +152,7 @@ def test_wrong_flags(records, command, flags, message):
 
 def test_exit_code_and_no_tensorflow_for_tables(records, tmp_path):
     code = (
-        "import sys; from data_tools import inspect; "
+        "import sys; from data_tools import inspect, tables; "
         f"sys.argv = ['inspect', '--records_dir={records}', '--verify']\n"
         "try: inspect.cli()\nfinally: print('tensorflow' in sys.modules)"
     )
