@@ -169,7 +169,7 @@ def test_labels_that_do_not_fit_are_refused(labels, message):
 
 def test_no_global_state_and_no_tensorflow():
     code = (
-        "import sys; from tl3d_keras import curves, figure_file, overlays; "
+        "import sys; from tl3d_keras import curves, figure_file, overlays, thumbnails; "
         "figure_file.png(curves.curves([{'step': 1, 'loss': 1.0}])); "
         "print([m for m in ('matplotlib.pyplot', 'tensorflow') if m in sys.modules])"
     )
