@@ -218,8 +218,8 @@ nobody annotated, then:"""
 _NEXT = """<ol>
 <li>Turn the scans into training records:
 <pre>python -m data_tools.shard --dataset_dir=MY_DATASET --output_dir=MY_RECORDS</pre></li>
-<li>Look at one case to see that labels lie where they belong:
-<pre>python -m data_tools.inspect --records_dir=MY_RECORDS --case=MY_CASE --png=case.png</pre></li>
+<li>Look at all cases to see that labels lie where they belong:
+<pre>python -m data_tools.inspect --records_dir=MY_RECORDS --html=MY_RECORDS.html</pre></li>
 <li>Start from a trained model and adapt it to your structures:
 <pre>python -m experiments.transfer --base={model} --mode=finetune \\
     --records_dir=MY_RECORDS --output_dir=MY_RUN</pre></li>
