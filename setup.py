@@ -17,6 +17,7 @@ COMMANDS = {
     "tl3d-segment": "experiments.segment",
     "tl3d-evaluate": "experiments.evaluate",
     "tl3d-export": "experiments.export",
+    "tl3d-report": "experiments.report",
 }
 
 setup(

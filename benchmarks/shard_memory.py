@@ -24,9 +24,7 @@ FLAGS = flags.FlagValues()
 _WORK_DIR = flags.DEFINE_string(
     "work_dir", None, "Folder for data set and records.", required=True, flag_values=FLAGS
 )
-_MEMORY_GIB = flags.DEFINE_list(
-    "memory_gib", ["1.5", "3"], "Limits to try.", flag_values=FLAGS
-)
+_MEMORY_GIB = flags.DEFINE_list("memory_gib", ["1.5", "3"], "Limits to try.", flag_values=FLAGS)
 _CASES = flags.DEFINE_list("cases", ["1", "10", "100"], "Numbers of cases.", flag_values=FLAGS)
 _SHAPE, _SPACING = (128, 256, 256), (2.0, 1.0, 1.0)
 

@@ -70,5 +70,6 @@ def _guarded(main: Callable[[], None]) -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
     sys.exit(USER_ERROR)

@@ -16,8 +16,8 @@ from absl import flags
 from data_tools import layouts
 from data_tools.case_reader import ReadOptions
 from data_tools.command import run
-from data_tools.inspect import structure_table
 from data_tools.sharding import ON_ERROR, RUNNERS, ShardOptions, shard_dataset
+from data_tools.tables import structure_table
 from tl3d_keras.case_fields import ENCODINGS
 from tl3d_keras.errors import InputError
 from tl3d_keras.memory import available_memory

@@ -103,7 +103,7 @@ def whole_parts(former: Path, plan: Sequence[PlannedShard]) -> dict[str, Part] |
         None if there are no records, or records of another plan.
     """
     try:
-        content = manifest.read(former)
+        content = manifest.load(former, check_shards=False)
     except InputError:
         return None
     skipped = {case["case_id"]: SkippedCase(**case) for case in content.skipped}

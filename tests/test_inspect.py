@@ -1,6 +1,7 @@
 """What the inspection prints of a small record set, what it finds damaged, and what it draws."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 from helpers import case_entry, make_manifest, make_shards
 
-from data_tools import inspect
-from tl3d_keras import manifest, pictures, volume_io
+from data_tools import inspect, tables
+from tl3d_keras import manifest, overlays, slices, thumbnails, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import Volume
@@ -71,11 +72,12 @@ def test_tables(records, command, capsys):
         ["whole", "4 x 6 x 8", "4 of 4", "100.0%", "liver, spleen"],
         ["part", "4 x 6 x 8", "2 of 4", "50.0%", "liver"],
     ]
-    assert [line.split() for line in lines[9:]] == [
+    assert [line.split() for line in lines[9:11]] == [
         ["liver", "2", "2", "3", "16"],
         ["spleen", "1", "0", "0", "0"],
     ]
-    assert len({len(line) for line in lines[8:]}) == 1
+    assert len({len(line) for line in lines[8:11]}) == 1
+    assert lines[11:] == ["", *content.proposal.reasons]
 
 
 def test_one_case(records, command, capsys):
@@ -102,7 +104,7 @@ def test_names_fit_on_a_line(names, annotated, expected):
     coverage = {name: {"slices": 0, "voxels": 0} for name in ("annotated", *names)}
     case = case_entry(annotated_structures=list(annotated), coverage=coverage)
     content = make_manifest(names, [case])
-    assert inspect.case_table(content, [case])[1].split("%  ")[1] == expected
+    assert tables.case_table(content, [case])[1].split("%  ")[1] == expected
 
 
 def test_verify_reads_and_names_the_damaged_shard(records, command, capsys, tmp_path):
@@ -120,10 +122,49 @@ def test_verify_reads_and_names_the_damaged_shard(records, command, capsys, tmp_
     assert "verified" not in capsys.readouterr().out
 
 
+def test_verify_names_all_that_is_damaged_with_exit_code_2(records, tmp_path):
+    # A shard a case: one damaged, one gone.
+    content = json.loads((records / "manifest.json").read_text())
+    shard = content["shards"][0]
+    content["shards"] = [shard, {**shard, "file": "gone.tfrecord"}]
+    content["cases"][1]["shard"] = 1
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    (tmp_path / shard["file"]).write_bytes(bytes(shard["bytes"]))
+    done = subprocess.run(
+        [sys.executable, "-m", "data_tools.inspect", f"--records_dir={tmp_path}", "--verify"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    damaged, gone = done.stderr.splitlines()
+    assert damaged.startswith(f"error: {tmp_path}/shard-00000.tfrecord: expected CRC32C")
+    assert damaged.endswith("damaged; cases in it: whole")
+    assert gone.startswith(f"error: {tmp_path}/gone.tfrecord: expected ")
+    assert gone.endswith("found no such file; cases in it: part")
+
+
+def test_page(records, command, capsys, tmp_path, monkeypatch):
+    drawn = []
+    jpeg = thumbnails.jpeg
+    monkeypatch.setattr(thumbnails, "jpeg", lambda *a: drawn.append(a) or jpeg(*a))
+    path = tmp_path / "new" / "page.html"
+    command(inspect, records_dir=records, html=path)
+    assert capsys.readouterr().out.splitlines()[-1] == f"2 cases on a page: {path}"
+    page = path.read_text()
+    assert "<h1>Records: records</h1>" in page
+    assert re.findall("<h3>(.*?)</h3>", page) == ["part", "whole"]
+    assert page.count("data:image/jpeg;base64,/9j/") == 2
+    (image, labels, spacing, window), (_, sparse, _, _) = drawn
+    np.testing.assert_array_equal(image, np.arange(192).reshape(4, 6, 8))
+    assert (labels != IGNORE).all() and (sparse[0] == IGNORE).all()
+    assert (spacing, window) == ((2, 1, 1), slices.CT_WINDOW)
+
+
 def test_draws_the_case_with_its_labels(records, command, capsys, tmp_path, monkeypatch):
     drawn = []
-    overlay = pictures.overlay
-    monkeypatch.setattr(pictures, "overlay", lambda *a: drawn.append(a) or overlay(*a))
+    overlay = overlays.overlay
+    monkeypatch.setattr(overlays, "overlay", lambda *a: drawn.append(a) or overlay(*a))
     path = tmp_path / "part.png"
     command(inspect, records_dir=records, case="part", png=path)
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -133,7 +174,7 @@ def test_draws_the_case_with_its_labels(records, command, capsys, tmp_path, monk
     np.testing.assert_array_equal(image, np.arange(192).reshape(4, 6, 8))
     assert np.unique(labels, return_counts=True)[1].tolist() == [92, 4, 96]
     assert labels[2, 0, 0] == 1 and (labels[0] == IGNORE).all()
-    assert (spacing, structures, window) == ((2, 1, 1), ["liver", "spleen"], pictures.CT_WINDOW)
+    assert (spacing, structures, window) == ((2, 1, 1), ["liver", "spleen"], slices.CT_WINDOW)
     assert title == "part (CT)"
 
 
@@ -143,6 +184,7 @@ def test_draws_the_case_with_its_labels(records, command, capsys, tmp_path, monk
         ({"png": "a.png"}, "--png: expected --case"),
         ({"case": "other", "png": "a.png"}, "expected case names of the records .*, found other"),
         ({"case": "part", "png": "a.gif"}, "expected a file name that ends in .png, found a.gif"),
+        ({"html": "page"}, "--html: expected a file name that ends in .html, found page"),
     ],
 )
 def test_wrong_flags(records, command, flags, message):
@@ -152,7 +194,7 @@ def test_wrong_flags(records, command, flags, message):
 
 def test_exit_code_and_no_tensorflow_for_tables(records, tmp_path):
     code = (
-        "import sys; from data_tools import inspect; "
+        "import sys; from data_tools import inspect, tables; "
         f"sys.argv = ['inspect', '--records_dir={records}', '--verify']\n"
         "try: inspect.cli()\nfinally: print('tensorflow' in sys.modules)"
     )

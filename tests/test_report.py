@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_tools import case_comparison
 from experiments import evaluate, report
-from tl3d_keras import volume_io
+from tl3d_keras import overlays, run_report, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import Volume
@@ -93,12 +94,13 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(made):
-    """The page with everything, and what the command printed is checked apart."""
+    """The page with everything; what the command prints is checked apart."""
     scores = {NAME: made / "scores", "again": made / "scores"}
     loaded = {
         name: json.loads((folder / "metrics.json").read_text()) for name, folder in scores.items()
     }
-    return report._page(loaded, {NAME: made / "run"}, [(made / "data", made / "found")])
+    pictures = case_comparison.compare_cases(made / "data", made / "found", 3)
+    return run_report.page(loaded, {NAME: made / "run"}, [("data", pictures)])
 
 
 class _Reader(HTMLParser):
@@ -171,11 +173,11 @@ def test_first_cases_with_a_prediction_are_shown(page, made):
 
 def test_pictures_are_of_reference_and_prediction_in_one_orientation(made, monkeypatch):
     drawn = []
-    comparison = report.pictures.comparison
+    comparison = overlays.comparison
     monkeypatch.setattr(
-        report.pictures, "comparison", lambda *a, **k: drawn.append(a) or comparison(*a, **k)
+        overlays, "comparison", lambda *a, **k: drawn.append(a) or comparison(*a, **k)
     )
-    report.compare_cases(made / "data", made / "found")
+    case_comparison.compare_cases(made / "data", made / "found", 1)
     _, arrays, spacing, structures = drawn[0]
     # The files run to the right and front, what is drawn runs to the left and back.
     np.testing.assert_array_equal(arrays["reference"], labels_of(2, 2)[:, ::-1, ::-1, 0])
@@ -236,7 +238,7 @@ def test_structures_that_one_folder_lacks_are_left_blank():
         structures = {name: {"dice": {"mean": value}} for name, value in dice.items()}
         return {"summary": {"structures": structures, "mean": {"dice": 0.5}}}
 
-    table = report.dice_table({"a": score(liver=0.25), "b": score(spleen=None, liver=1)})
+    table = run_report.dice_table({"a": score(liver=0.25), "b": score(spleen=None, liver=1)})
     assert [line.split() for line in table] == [
         ["Dice", "a", "b"],
         ["liver", "0.2500", "1.0000"],

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tl3d_keras import __version__
+from tl3d_keras import __version__, json_file
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.unet3d import UNet3D, named_weights
@@ -212,13 +212,8 @@ def _versions(folder: Path) -> list[int]:
 
 def _read_json(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
+    content = json_file.read_object(path, "a model folder that tl3d-keras has written")
+    version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: expected schema_version {SCHEMA_VERSION}, found {version}")
     return content

@@ -10,11 +10,14 @@ from typing import Any
 import google_crc32c
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from tl3d_keras import json_file
 from tl3d_keras.distribution import Distribution
 from tl3d_keras.errors import InputError
 
 FILE_NAME = "manifest.json"
 SCHEMA_VERSION = 2
+# More cases than these make a line nobody reads.
+_MAX_NAMES = 8
 
 
 @dataclass(frozen=True)
@@ -174,51 +177,67 @@ def save(manifest: Manifest, folder: str | os.PathLike) -> None:
     (Path(folder) / FILE_NAME).write_text(text + "\n")
 
 
-def load(folder: str | os.PathLike) -> Manifest:
+def load(folder: str | os.PathLike, check_shards: bool = True) -> Manifest:
     """Reads `folder/manifest.json` and checks that every shard is there in its full size.
+
+    Args:
+        folder: of the shards.
+        check_shards: off where `verify` follows, which names all that are damaged.
 
     Raises:
         InputError: no manifest, one of another schema, or a shard missing or of another size.
     """
-    manifest = read(folder)
-    for shard in manifest.shards:
-        file = Path(folder) / shard.file
-        size = file.stat().st_size if file.is_file() else None
-        if size != shard.bytes:
-            found = "no such file" if size is None else f"{size} bytes"
-            raise InputError(f"{file}: expected {shard.bytes} bytes, found {found}")
+    path = Path(folder) / FILE_NAME
+    content = json_file.read_object(path, "a folder that data_tools.shard has written")
+    manifest = _from_json(content, path)
+    for shard in manifest.shards if check_shards else ():
+        if damage := _wrong_size(Path(folder) / shard.file, shard):
+            raise InputError(damage)
     return manifest
 
 
-def read(folder: str | os.PathLike) -> Manifest:
-    """Reads `folder/manifest.json` whatever the state of the shards.
+def verify(manifest: Manifest, folder: str | os.PathLike) -> None:
+    """Reads every shard and compares its CRC32C.
 
     Raises:
-        InputError: no manifest, or one of another schema.
+        InputError: a line for each shard that is missing, cut or damaged, with its cases.
     """
-    path = Path(folder) / FILE_NAME
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot read; expected a folder that data_tools.shard has written"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
-    return _from_json(content, path)
-
-
-def verify(manifest: Manifest, folder: str | os.PathLike) -> None:
-    """Reads every shard and raises an `InputError` that names the first whose CRC32C differs."""
-    for shard in manifest.shards:
+    lines = []
+    for index, shard in enumerate(manifest.shards):
         file = Path(folder) / shard.file
+        if damage := _wrong_size(file, shard) or _wrong_checksum(file, shard):
+            cases = [case.case_id for case in manifest.cases if case.shard == index]
+            lines.append(f"{damage}; cases in it: {_listed(cases)}")
+    if lines:
+        raise InputError("\n".join(lines))
+
+
+def _wrong_size(file: Path, shard: ShardEntry) -> str | None:
+    size = file.stat().st_size if file.is_file() else None
+    if size == shard.bytes:
+        return None
+    found = "no such file" if size is None else f"{size} bytes"
+    return f"{file}: expected {shard.bytes} bytes, found {found}"
+
+
+def _wrong_checksum(file: Path, shard: ShardEntry) -> str | None:
+    try:
         found = file_crc32c(file)
-        if found != shard.crc32c:
-            raise InputError(f"{file}: expected CRC32C {shard.crc32c}, found {found}: damaged")
+    except OSError as error:
+        return f"{file}: cannot read: {error.strerror}"
+    if found == shard.crc32c:
+        return None
+    return f"{file}: expected CRC32C {shard.crc32c}, found {found}: damaged"
 
 
-def _from_json(content: Any, path: Path) -> Manifest:
-    version = content.get("schema_version") if isinstance(content, dict) else None
+def _listed(names: Sequence[str]) -> str:
+    if len(names) <= _MAX_NAMES:
+        return ", ".join(names) or "none"
+    return f"{len(names)}, {names[0]} to {names[-1]} in the manifest's order"
+
+
+def _from_json(content: dict[str, Any], path: Path) -> Manifest:
+    version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: expected schema_version {SCHEMA_VERSION}, found {version}")
     try:

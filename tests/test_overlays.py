@@ -1,4 +1,4 @@
-"""Pictures: the slices, which way up, at what scale, what is hatched, and files that are whole."""
+"""Overlays: the slices, which way up, at what scale, and what is hatched."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from tl3d_keras import pictures
+from tl3d_keras import figure_file, overlays, slices
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 
@@ -46,7 +46,7 @@ def labels_of_box(shape, start, stop) -> np.ndarray:
 def test_anatomy_lies_where_radiologists_expect_it():
     # Superior, anterior, left: high z, low y, high x.
     labels = labels_of_box((20, 24, 28), (15, 2, 22), (19, 7, 27))
-    figure = pictures.overlay(np.zeros(labels.shape), labels, SPACING, ["liver"])
+    figure = overlays.overlay(np.zeros(labels.shape), labels, SPACING, ["liver"])
     pixels = rendered(figure)
     row, column = centre_of_colour(panel(figure, 0, pixels))
     assert row < 0.3 and column > 0.7, "axial: anterior up, left on the right"
@@ -60,7 +60,7 @@ def test_anatomy_lies_where_radiologists_expect_it():
 
 def test_panels_have_one_scale_in_mm():
     labels = np.zeros((20, 24, 28), np.uint8)
-    figure = pictures.overlay(np.zeros(labels.shape), labels, SPACING, ["a"])
+    figure = overlays.overlay(np.zeros(labels.shape), labels, SPACING, ["a"])
     rendered(figure)
     boxes = [axes.get_window_extent() for axes in figure.axes]
     expected = [(28, 48), (28, 60), (48, 60)]
@@ -79,21 +79,21 @@ def test_panels_have_one_scale_in_mm():
     ],
 )
 def test_slices_with_most_of_the_structures(labels, expected):
-    assert pictures.best_slices(labels) == expected
+    assert slices.best_slices(labels) == expected
 
 
 def test_unannotated_voxels_never_choose_the_slice():
     labels = np.full((6, 5, 5), IGNORE, np.uint8)
     labels[1] = 0
-    assert pictures.best_slices(labels)[0] == 1
+    assert slices.best_slices(labels)[0] == 1
     labels[4, 2, 2:4] = 1
-    assert pictures.best_slices(labels) == (4, 2, 3)
+    assert slices.best_slices(labels) == (4, 2, 3)
 
 
 def test_only_the_unannotated_part_is_hatched():
     labels = labels_of_box((10, 10, 10), (4, 4, 4), (6, 6, 6))
     labels[..., :3] = IGNORE
-    figure = pictures.overlay(np.zeros(labels.shape), labels, (1, 1, 1), ["liver"])
+    figure = overlays.overlay(np.zeros(labels.shape), labels, (1, 1, 1), ["liver"])
     axial = panel(figure, 0, rendered(figure))
     coloured = np.ptp(axial, axis=-1) > 60
     width = axial.shape[1]
@@ -107,7 +107,7 @@ def test_only_the_unannotated_part_is_hatched():
 def test_comparison_shows_both_at_the_slices_of_the_first():
     first = labels_of_box((8, 8, 8), (1, 1, 1), (3, 3, 3))
     second = 2 * labels_of_box((8, 8, 8), (2, 1, 5), (7, 3, 7))
-    figure = pictures.comparison(
+    figure = overlays.comparison(
         np.zeros((8, 8, 8)),
         {"reference": first, "prediction": second},
         (1, 1, 1),
@@ -125,31 +125,31 @@ def test_window_and_percentiles_set_black_and_white(rng):
     image = rng.normal(size=(6, 6, 6))
     image[0, 0, 0] = 1e6
     labels = np.zeros(image.shape, np.uint8)
-    shown = pictures.overlay(image, labels, (1, 1, 1), ["a"]).axes[0].images[0]
+    shown = overlays.overlay(image, labels, (1, 1, 1), ["a"]).axes[0].images[0]
     assert shown.get_clim() == pytest.approx(np.percentile(image, [1, 99]))
-    shown = pictures.overlay(image, labels, (1, 1, 1), ["a"], window=(-2, 5)).axes[0].images[0]
+    shown = overlays.overlay(image, labels, (1, 1, 1), ["a"], window=(-2, 5)).axes[0].images[0]
     assert shown.get_clim() == (-2, 5)
-    assert pictures.window_of("ct") == pictures.CT_WINDOW
-    assert pictures.window_of("MRI") is None
+    assert slices.window_of("ct") == slices.CT_WINDOW
+    assert slices.window_of("MRI") is None
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 40, 30), (30, 1, 2)])
 def test_flat_and_constant_volumes_are_drawn(shape):
     labels = np.ones(shape, np.uint8)
     labels[0, 0, 0] = IGNORE
-    assert pictures.png(pictures.overlay(np.zeros(shape), labels, SPACING, ["a"]))[1:4] == b"PNG"
+    assert figure_file.png(overlays.overlay(np.zeros(shape), labels, SPACING, ["a"]))[1:4] == b"PNG"
 
 
 def test_names_are_shown_as_they_are():
     names = ["$\\bad{$", "_hidden", "肝臓"]
     labels = np.arange(27, dtype=np.uint8).reshape(3, 3, 3) % 4
-    figure = pictures.overlay(np.zeros((3, 3, 3)), labels, (1, 1, 1), names, title="$\\bad{$")
-    pictures.png(figure)
+    figure = overlays.overlay(np.zeros((3, 3, 3)), labels, (1, 1, 1), names, title="$\\bad{$")
+    figure_file.png(figure)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == names
 
 
 def test_structures_have_colours_of_their_own():
-    colours = pictures.palette()
+    colours = slices.palette()
     assert len(set(colours)) == len(colours) >= 23
     assert min(max(c) - min(c) for c in colours) > 0.1
 
@@ -164,69 +164,13 @@ def test_structures_have_colours_of_their_own():
 )
 def test_labels_that_do_not_fit_are_refused(labels, message):
     with pytest.raises(InputError, match=message):
-        pictures.overlay(np.zeros((2, 2, 2)), labels, (1, 1, 1), ["liver"])
-
-
-def test_curves_are_the_rows():
-    rows = [
-        {
-            "step": "10",
-            "stage": "head",
-            "dice": "0.2",
-            "loss": "1.5",
-            "validation_dice": "",
-            "validation_dice/liver": "",
-        },
-        {
-            "step": "20",
-            "stage": "all",
-            "dice": "0.4",
-            "loss": "1.0",
-            "validation_dice": "0.5",
-            "validation_dice/liver": "0.5",
-        },
-    ]
-    figure = pictures.curves(rows)
-    loss, dice = figure.axes
-    assert loss.lines[0].get_xydata().tolist() == [[10, 1.5], [20, 1.0]]
-    by_name = {line.get_label(): line.get_xydata().tolist() for line in dice.lines}
-    assert by_name["training patches"] == [[10, 0.2], [20, 0.4]]
-    assert by_name["validation, mean"] == by_name["liver"] == [[20, 0.5]]
-    # The new stage starts after the last row of the former.
-    assert [(t.get_text(), t.get_position()[0]) for t in loss.texts] == [(" all", 10)]
-
-
-@pytest.mark.parametrize("rows", [[], [{"loss": "1"}]])
-def test_curves_without_steps_are_refused(rows):
-    with pytest.raises(InputError, match=f"rows with a step.*found {len(rows)} rows"):
-        pictures.curves(rows)
-
-
-def test_png_appears_when_whole(tmp_path, monkeypatch):
-    figure = pictures.curves([{"step": 1, "loss": 1.0}])
-    path = tmp_path / "new" / "picture.png"
-    pictures.save_png(figure, path)
-    before = path.read_bytes()
-    assert before.startswith(b"\x89PNG")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(InputError, match="picture.png: cannot write: No space left"):
-        pictures.save_png(figure, path)
-    assert path.read_bytes() == before
-    assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
-
-
-def test_other_suffixes_are_refused(tmp_path):
-    with pytest.raises(InputError, match="a.jpg: expected a file name that ends in .png"):
-        pictures.save_png(pictures.curves([{"step": 1, "loss": 1.0}]), tmp_path / "a.jpg")
+        overlays.overlay(np.zeros((2, 2, 2)), labels, (1, 1, 1), ["liver"])
 
 
 def test_no_global_state_and_no_tensorflow():
     code = (
-        "import sys, tl3d_keras.pictures as p; p.png(p.curves([{'step': 1, 'loss': 1.0}])); "
+        "import sys; from tl3d_keras import curves, figure_file, overlays, thumbnails; "
+        "figure_file.png(curves.curves([{'step': 1, 'loss': 1.0}])); "
         "print([m for m in ('matplotlib.pyplot', 'tensorflow') if m in sys.modules])"
     )
     done = subprocess.run(

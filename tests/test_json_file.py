@@ -1,0 +1,30 @@
+"""What is an object, what is not, and what is not even a file."""
+
+import pytest
+
+from tl3d_keras import json_file
+from tl3d_keras.errors import InputError
+
+
+def test_object(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": [1, null]}')
+    assert json_file.read_object(tmp_path / "a.json", "a folder") == {"a": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "a.json: cannot read; expected a folder of ours$"),
+        (b"{", "a.json: not valid JSON: "),
+        (b"\xff\xfe", "a.json: not valid JSON: "),
+        (b"[" * 100_000, "a.json: not valid JSON: "),
+        (b"[]", "a.json: expected a JSON object, found list$"),
+        (b"null", "a.json: expected a JSON object, found NoneType$"),
+    ],
+)
+def test_anything_else_is_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        json_file.read_object(tmp_path / "a.json", "a folder of ours")
+    assert "\n" not in str(error.value)

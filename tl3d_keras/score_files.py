@@ -1,0 +1,52 @@
+"""Scores as `metrics.json` and `metrics.csv`, and as a table."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from tl3d_keras.evaluation import METRICS, Scores, Summary
+from tl3d_keras.text_table import aligned, number
+
+
+def write(folder: Path, scores: Mapping[str, Mapping[str, Scores]], result: Summary) -> None:
+    """Writes both files into `folder`.
+
+    Args:
+        folder: exists.
+        scores: case -> structure -> its scores.
+        result: their summary.
+    """
+    per_case = {
+        case: {name: asdict(s) for name, s in found.items()} for case, found in scores.items()
+    }
+    content = {"summary": asdict(result), "cases": per_case}
+    (folder / "metrics.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["case", "structure", *METRICS])
+        writer.writeheader()
+        for case, found in per_case.items():
+            writer.writerows(
+                {"case": case, "structure": name, **values} for name, values in found.items()
+            )
+
+
+def table(result: Summary) -> list[str]:
+    """The means as lines of text: structures down, scores across, and the mean Dice of all."""
+    rows = [("structure", "cases", "Dice", "HD95 mm", "NSD", "volume ml", "volume %")]
+    for name, found in result.structures.items():
+        dice, hd95, nsd, volume, relative = (found[metric].mean for metric in METRICS)
+        percent = None if relative is None else 100 * relative
+        rows.append(
+            (
+                name,
+                str(found["dice"].count),
+                number(dice, 4),
+                number(hd95, 2),
+                number(nsd, 4),
+                number(volume, 2),
+                number(percent, 1),
+            )
+        )
+    return [*aligned(rows), f"overall mean Dice: {number(result.mean['dice'], 4)}"]
