@@ -55,8 +55,8 @@ def canonical_spacing(source: CaseSource) -> tuple[float, float, float]:
     except RuntimeError:
         dimension = 0
     if dimension != 3:
-        # The full reader names what is wrong with the file.
-        return resampling.canonical(volume_io.read(path)).spacing
+        # The full reader names what is wrong with the file; one channel of a 4D file will do.
+        return resampling.canonical(volume_io.read(path, channel=0)).spacing
     return resampling.canonical(volume_io.from_sitk(probe)).spacing
 
 
@@ -78,7 +78,7 @@ def read_case(
     Raises:
         InputError: files that cannot be read, grids that differ, values that are not declared.
     """
-    image = volume_io.read_channels(source.images)
+    image = volume_io.read_channels(source.images, len(dataset.channels))
     if image.array.shape[-1] != len(dataset.channels):
         raise InputError(
             f"{source.images[0]}: expected {len(dataset.channels)} channels "
@@ -89,9 +89,10 @@ def read_case(
     if source.label is not None:
         label_volume = _read_label(source, image, dataset.file_values, partial_labels)
         _check_annotated(label_volume.array, source, dataset.structures)
-        label_volume = resampling.canonical(label_volume)
-        labels = resampling.resample_labels(label_volume, spacing).array[..., 0]
-    image = resampling.resample_image(resampling.canonical(image), spacing)
+        # On the very grid of the image, so that rounding in the header makes no other one.
+        label_volume = image.with_array(label_volume.array)
+        labels = resampling.labels_to_grid(label_volume, spacing).array[..., 0]
+    image = resampling.to_grid(image, spacing)
     seen = labels if labels is not None else np.full(image.shape, IGNORE, np.uint8)
     inside = np.flatnonzero((seen != 0) & (seen != IGNORE))
     inside = inside[:: max(1, -(-inside.size // FOREGROUND_SAMPLES))]
