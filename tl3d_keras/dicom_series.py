@@ -53,10 +53,12 @@ def list_series(folder: Path) -> list[Series]:
         InputError: there is none.
     """
     found = []
+    listed: set[str] = set()
     with file_headers.quiet():
         identifiers = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     for uid in identifiers:
         files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+        listed.update(Path(file).name for file in files)
         try:
             first = _header(files[0])
         except RuntimeError:
@@ -66,6 +68,7 @@ def list_series(folder: Path) -> list[Series]:
         raise InputError(f"{folder}: expected a DICOM series, found none")
     if "" in identifiers and len(found) > 1:
         raise InputError(f"{folder}: expected a SeriesInstanceUID in the files of every series")
+    _check_nothing_damaged(folder, listed)
     return found
 
 
@@ -102,8 +105,7 @@ def read(folder: Path, series: str | None = None) -> sitk.Image:
     _check_alike(slices)
     spacing, direction, order = _stack(slices)
     slices = [slices[i] for i in order]
-    total = sum(s.path.stat().st_size for s in slices)
-    file_headers.check_size(folder, slices[0].reader, total * file_headers.MAX_COMPRESSION)
+    file_headers.check_size(folder, slices[0].reader, file_headers.MAX_BYTES, len(slices))
     reader = sitk.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileNames([str(s.path) for s in slices])
@@ -118,6 +120,25 @@ def read(folder: Path, series: str | None = None) -> sitk.Image:
     image.SetDirection(direction.ravel().tolist())
     file_headers.check_geometry(folder, image)
     return image
+
+
+def _check_nothing_damaged(folder: Path, listed: set[str]) -> None:
+    """Names a slice that cannot be parsed, which GDCM leaves out of its lists in silence."""
+    kinds = {_storage_class(folder / name) for name in listed} - {b""}
+    for file in sorted(folder.iterdir()):
+        if file.name not in listed and file.is_file() and _storage_class(file) in kinds:
+            raise InputError(f"{file}: cannot read: the file is cut short or damaged")
+
+
+def _storage_class(file: Path) -> bytes:
+    """The MediaStorageSOPClassUID, which stands in clear at the start of every DICOM file."""
+    with open(file, "rb") as opened:
+        start = opened.read(1024)
+    place = start.find(b"\x02\x00\x02\x00UI")
+    if start[128:132] != b"DICM" or place < 0:
+        return b""
+    length = int.from_bytes(start[place + 6 : place + 8], "little")
+    return start[place + 8 : place + 8 + length].rstrip(b"\0 ")
 
 
 def _header(file: str) -> sitk.ImageFileReader:
@@ -223,8 +244,7 @@ def _check_even(paths: list[Path], positions: np.ndarray, heights: np.ndarray) -
 def _common_type(slices: list[_Slice]) -> int:
     """A pixel type that holds the values of all slices, whose rescaling may differ (PET)."""
     types = [
-        sitk.GetArrayViewFromImage(sitk.Image([1, 1], s.reader.GetPixelIDValue())).dtype
-        for s in slices
+        sitk.GetArrayFromImage(sitk.Image([1, 1], s.reader.GetPixelIDValue())).dtype for s in slices
     ]
     common = np.zeros((1, 1), np.result_type(*types))
     return sitk.GetImageFromArray(common).GetPixelIDValue()

@@ -66,11 +66,11 @@ def checked_reader(path: Path, suffix: str) -> sitk.ImageFileReader:
     return reader
 
 
-def check_size(path: Path, reader: sitk.ImageFileReader, limit: int) -> None:
-    """Raises an `InputError` if the header claims more bytes than `limit` or than 16 GiB."""
+def check_size(path: Path, reader: sitk.ImageFileReader, limit: int, count: int = 1) -> None:
+    """Raises an `InputError` if `count` such headers claim more than `limit` bytes or 16 GiB."""
     pixel = sitk.Image([1, 1], reader.GetPixelIDValue(), reader.GetNumberOfComponents())
     # Integers of Python, for these products can be beyond those of NumPy.
-    voxels = int(np.prod([int(n) for n in reader.GetSize()], dtype=object))
+    voxels = int(np.prod([count, *(int(n) for n in reader.GetSize())], dtype=object))
     values = voxels * pixel.GetNumberOfComponentsPerPixel()
     claimed = values * pixel.GetSizeOfPixelComponent()
     if claimed > min(limit, MAX_BYTES):

@@ -56,7 +56,7 @@ def labels_to_grid(volume: Volume, spacing: Sequence[float]) -> Volume:
     grid = _covering_grid(volume, spacing)
     new = sitk.Resample(old, grid, sitk.Transform(), sitk.sitkNearestNeighbor, annotation.IGNORE)
     # At each old voxel, the label of the new voxel that it lies in.
-    back = sitk.GetArrayViewFromImage(
+    back = sitk.GetArrayFromImage(
         sitk.Resample(new, old, sitk.Transform(), sitk.sitkNearestNeighbor, annotation.IGNORE)
     )
     labels, resampled = volume.array[..., 0], sitk.GetArrayFromImage(new)
