@@ -24,7 +24,7 @@ def ct_slice(
         "SOPClassUID": CTImageStorage,
         "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
         "Modality": "CT",
-        "PatientName": "Nobody",
+        "PatientName": "Nobody^Here",
         "PatientID": "1",
         "StudyInstanceUID": "1.2.3",
         "FrameOfReferenceUID": "1.2.4",
