@@ -50,7 +50,8 @@ setup(
         "profile": ["tensorboard-plugin-profile"],
         "cluster": ["tf-keras", "apache-beam"],
         "serving": ["tensorflow-serving-api"],
-        "dev": ["pytest", "hypothesis", "ruff", "mypy"],
+        "dicom": ["pydicom"],
+        "dev": ["pytest", "hypothesis", "ruff", "mypy", "pydicom", "highdicom"],
     },
     entry_points={
         "console_scripts": [f"{name} = {module}:cli" for name, module in COMMANDS.items()]

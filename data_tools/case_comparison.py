@@ -34,7 +34,10 @@ def compare_cases(dataset_dir: Path, predictions: Path, count: int) -> list[Pict
         options = ReadOptions(partial_labels=True)
         spacing = read_header(source, options).spacing
         case = case_reader.read_case(source, dataset, spacing, options)
-        predicted = resampling.canonical(volume_io.read_labels(path))
+        predicted = volume_io.read_labels(path)
+        predicted = resampling.labels_to_grid(
+            predicted.with_array(predicted.array.astype(np.uint8)), spacing
+        )
         volume_io.check_same_grid(case.image, predicted, source.images[0], path)
         assert case.labels is not None
         arrays = {"reference": case.labels, "prediction": predicted.array[..., 0]}

@@ -61,7 +61,7 @@ def read_case(
     Raises:
         InputError: files that cannot be read, grids that differ, values that are not declared.
     """
-    image = volume_io.read_channels(source.images)
+    image = volume_io.read_channels(source.images, len(dataset.channels))
     if image.array.shape[-1] != len(dataset.channels):
         raise InputError(
             f"{source.images[0]}: expected {len(dataset.channels)} channels "
@@ -72,9 +72,10 @@ def read_case(
     if source.label is not None:
         label_volume = _read_label(source, image, dataset.file_values, options.partial_labels)
         _check_annotated(label_volume.array, source, dataset.structures)
-        label_volume = resampling.canonical(label_volume)
-        labels = resampling.resample_labels(label_volume, spacing).array[..., 0]
-    image = resampling.resample_image(resampling.canonical(image), spacing)
+        # On the very grid of the image, so that rounding in the header makes no other one.
+        label_volume = image.with_array(label_volume.array)
+        labels = resampling.labels_to_grid(label_volume, spacing).array[..., 0]
+    image = resampling.to_grid(image, spacing)
     annotated = source.annotated if labels is not None else ()
     return ReadCase(source.case_id, image, labels, annotated)
 

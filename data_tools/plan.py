@@ -75,7 +75,7 @@ def read_header(source: CaseSource, options: ReadOptions) -> Header:
         dimension = 0
     if dimension not in (3, 4):
         # A folder of DICOM, or the full reader names what is wrong with the file.
-        volume = volume_io.read(path)
+        volume = volume_io.read(path, channel=0)
         return _header(volume.shape[::-1], volume.spacing[::-1], volume.direction)
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
     return _header(reader.GetSize()[:3], reader.GetSpacing()[:3], direction.ravel().tolist())

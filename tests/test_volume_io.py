@@ -147,7 +147,7 @@ BAD_FILES = [
     ("a.nii", holes, "expected finite intensities, found 2 NaN or infinite values"),
     ("a.nrrd", holes, "expected finite intensities, found 2 NaN or infinite values"),
     ("a.nii.gz", holes, "expected finite intensities, found 2 NaN or infinite values"),
-    ("a", Path.mkdir, "expected one DICOM series, found 0"),
+    ("a", Path.mkdir, "expected a DICOM series, found none"),
 ]
 BAD_LABELS = [
     ("a.nii.gz", half, "expected whole-number labels, found the value 1.5"),

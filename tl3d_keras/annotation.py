@@ -1,6 +1,6 @@
 """Sparse annotation in NumPy: the unannotated label, runs of labels, resampling that keeps both."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,9 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 IGNORE = 255
 MAX_STRUCTURES = IGNORE - 1
+
+_Index = tuple[np.ndarray, ...]
+Place = Callable[[_Index], tuple[_Index, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -98,56 +101,66 @@ def resample_labels(
         target.append(index)
         distance.append(((old_in_new - index) * new_s) ** 2)
     resampled = labels[np.ix_(*nearest)]
-    _keep_annotated(labels, resampled, target, distance)
-    _keep_structures(labels, resampled, target, distance)
+    lost = (labels != IGNORE) & (resampled[np.ix_(*target)] == IGNORE)
+
+    def place(old: _Index) -> tuple[_Index, np.ndarray]:
+        new = tuple(t[i] for t, i in zip(target, old, strict=True))
+        return new, np.sum([d[i] for d, i in zip(distance, old, strict=True)], axis=0)
+
+    restore(labels, resampled, np.nonzero(lost), place)
     return resampled
 
 
-def _keep_annotated(
-    labels: np.ndarray,
-    resampled: np.ndarray,
-    target: Sequence[np.ndarray],
-    distance: Sequence[np.ndarray],
-) -> None:
-    lost = (labels != IGNORE) & (resampled[np.ix_(*target)] == IGNORE)
-    _assign_nearest(labels, np.nonzero(lost), resampled, target, distance)
+def restore(labels: np.ndarray, resampled: np.ndarray, lost: _Index, place: Place) -> None:
+    """Gives back to resampled labels what taking the nearest old voxel lost.
+
+    Args:
+        labels: uint8 [Z, Y, X] before.
+        resampled: uint8 [z, y, x] after; changed in place.
+        lost: indices of annotated old voxels that lie in unannotated new ones.
+        place: from indices of old voxels to those of the new voxels that they lie in, and their
+            squared distance in mm from those voxels' centres; infinite where a new voxel may hold a
+            label only if a structure would vanish otherwise.
+    """
+    new, far = place(lost)
+    order = np.argsort(-far, kind="stable")
+    order = order[np.isfinite(far[order])]
+    # Assignment runs in order, so the nearest voxel, written last, stays.
+    resampled[tuple(n[order] for n in new)] = labels[tuple(i[order] for i in lost)]
+    _keep_structures(labels, resampled, place)
 
 
-def _keep_structures(
-    labels: np.ndarray,
-    resampled: np.ndarray,
-    target: Sequence[np.ndarray],
-    distance: Sequence[np.ndarray],
-) -> None:
-    counts = np.bincount(resampled.ravel(), minlength=IGNORE + 1)
-    for value in np.unique(labels):
-        if value in (0, IGNORE) or counts[value]:
-            continue
-        old = np.nonzero(labels == value)
-        new = tuple(t[i] for t, i in zip(target, old, strict=True))
-        far = _distances(distance, old)
+def _counts(labels: np.ndarray) -> np.ndarray:
+    # Slice by slice, for bincount makes int64 of what it counts.
+    return np.sum([np.bincount(s.ravel(), minlength=IGNORE + 1) for s in labels], axis=0)
+
+
+def _keep_structures(labels: np.ndarray, resampled: np.ndarray, place: Place) -> None:
+    counts = _counts(resampled)
+    structures = np.setdiff1d(np.flatnonzero(_counts(labels)), (0, IGNORE)).astype(np.uint8)
+    for value in structures[counts[structures] == 0]:
+        new, far = place(np.nonzero(labels == value))
         # The last voxel of another structure is taken only when there is no other place.
         sole = (counts[resampled[new]] == 1) & (resampled[new] != 0)
         best = np.lexsort((far, sole))[0]
-        place = tuple(int(n[best]) for n in new)
-        counts[resampled[place]] -= 1
-        resampled[place] = value
+        chosen = tuple(int(n[best]) for n in new)
+        counts[resampled[chosen]] -= 1
+        resampled[chosen] = value
         counts[value] += 1
-    present = np.setdiff1d(labels, (0, IGNORE))
-    if (counts[present] == 0).any():
-        _make_room(labels, resampled, target, present)
+    if (counts[structures] == 0).any():
+        _make_room(labels, resampled, place, structures)
 
 
 def _make_room(
     labels: np.ndarray,
     resampled: np.ndarray,
-    target: Sequence[np.ndarray],
+    place: Place,
     structures: np.ndarray,
 ) -> None:
     """Gives as many structures as possible a voxel each, where the nearest places are contested."""
     candidates = []
     for value in structures:
-        new = tuple(t[i] for t, i in zip(target, np.nonzero(labels == value), strict=True))
+        new, _ = place(np.nonzero(labels == value))
         placed = np.flatnonzero(resampled == value)
         candidates.append(np.union1d(np.ravel_multi_index(new, resampled.shape), placed))
     ends = np.cumsum([0, *(len(c) for c in candidates)])
@@ -155,21 +168,3 @@ def _make_room(
     graph = csr_matrix((np.ones(ends[-1]), column, ends), (len(structures), len(places)))
     match = maximum_bipartite_matching(graph, "column")
     resampled.flat[places[match[match >= 0]]] = structures[match >= 0]
-
-
-def _distances(distance: Sequence[np.ndarray], old: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Squared mm from old voxels to the centres of the new voxels that they lie in."""
-    return np.sum([d[i] for d, i in zip(distance, old, strict=True)], axis=0)
-
-
-def _assign_nearest(
-    labels: np.ndarray,
-    old: tuple[np.ndarray, ...],
-    resampled: np.ndarray,
-    target: Sequence[np.ndarray],
-    distance: Sequence[np.ndarray],
-) -> None:
-    order = np.argsort(-_distances(distance, old), kind="stable")
-    new = tuple(t[i][order] for t, i in zip(target, old, strict=True))
-    # Assignment runs in order, so the nearest voxel, written last, stays.
-    resampled[new] = labels[tuple(i[order] for i in old)]

@@ -250,6 +250,6 @@ def segment(volume: Volume, segmenter: Segmenter, spacing: Sequence[float]) -> V
     Returns:
         uint8 labels [Z, Y, X, 1] on exactly the grid of `volume`.
     """
-    seen = resampling.resample_image(resampling.canonical(volume), spacing)
+    seen = resampling.to_grid(volume, spacing)
     labels = segmenter.labels(seen.array)
     return resampling.labels_onto(seen.with_array(labels[..., np.newaxis]), volume)

@@ -1,6 +1,5 @@
 """Medical image files and the `Volume` they become, through SimpleITK."""
 
-import gzip
 import os
 import tempfile
 from collections.abc import Sequence
@@ -10,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from tl3d_keras import dicom_series, file_headers, nifti
 from tl3d_keras.errors import InputError
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+SUFFIXES = tuple(file_headers.IMAGE_IO)
 
 # Headers store float32 in places, so equal grids may differ by rounding.
 GEOMETRY_TOLERANCE = 1e-3
@@ -59,27 +59,38 @@ def case_name(path: str | os.PathLike) -> str:
     return name
 
 
-def read(path: str | os.PathLike) -> Volume:
-    """Reads a NIfTI, NRRD or MetaImage file, or a folder that holds one DICOM series.
+def read(
+    path: str | os.PathLike,
+    series: str | None = None,
+    channel: int | None = None,
+    channels: int | None = None,
+) -> Volume:
+    """Reads a NIfTI, NRRD or MetaImage file, or a DICOM series of a folder.
+
+    Args:
+        path: the file or folder.
+        series: which series of the folder: its SeriesInstanceUID, SeriesNumber or
+            SeriesDescription. None if there is only one.
+        channel: take this channel alone (from 0): a volume along the 4th dimension of a 4D file, or
+            a component of its voxels.
+        channels: accept a 4D file whose 4th dimension is this long, as channels.
 
     Returns:
-        A volume whose array is int16 or float32 for images of few values or many.
+        A volume with the file's own type of number.
 
     Raises:
-        InputError: the file is missing, empty, unreadable, not 3D, or holds NaN or infinity.
+        InputError: the file is missing, empty, unreadable, cut short, not 3D, claims a size or a
+            geometry that cannot be, or holds NaN or infinity.
     """
     path = Path(path)
-    image = _read_series(path) if path.is_dir() else _read_file(path)
-    if image.GetDimension() != 3 or min(image.GetSize()) < 1:
-        raise InputError(f"{path}: expected a 3D volume, found size {image.GetSize()}")
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise InputError(f"{path}: expected real numbers, found {image.GetPixelIDTypeAsString()}")
-    volume = from_sitk(image)
-    bad = (
-        _non_finite_in_nifti(path, image)
-        if path.name.lower().endswith((".nii", ".nii.gz"))
-        else int(np.size(volume.array) - np.isfinite(volume.array).sum())
-    )
+    if path.is_dir():
+        image = dicom_series.read(path, series)
+    elif series is None:
+        image = _read_file(path, channel)
+    else:
+        raise InputError(f"{path}: expected a folder with --series={series}, found a file")
+    volume = _select(path, _from_stack(path, image, channel, channels), channel)
+    bad = int(np.size(volume.array) - np.isfinite(volume.array).sum())
     if bad:
         raise InputError(f"{path}: expected finite intensities, found {bad} NaN or infinite values")
     return volume
@@ -107,9 +118,22 @@ def read_labels(path: str | os.PathLike) -> Volume:
     return volume.with_array(whole)
 
 
-def read_channels(paths: Sequence[str | os.PathLike]) -> Volume:
-    """Reads files of one channel or more on one grid and stacks them along C."""
-    volumes = [read(path) for path in paths]
+def read_channels(
+    paths: Sequence[str | os.PathLike],
+    channels: int | None = None,
+    series: str | None = None,
+    channel: int | None = None,
+) -> Volume:
+    """Reads files of one channel or more on one grid and stacks them along C.
+
+    Args:
+        paths: the files, or folders with DICOM series.
+        channels: how many channels the caller expects; one 4D file may hold them all.
+        series: as in `read`.
+        channel: as in `read`, of each file.
+    """
+    expected = channels if len(paths) == 1 else None
+    volumes = [read(path, series, channel, expected) for path in paths]
     for path, volume in zip(paths[1:], volumes[1:], strict=True):
         check_same_grid(volumes[0], volume, paths[0], path)
     if len(volumes) == 1:
@@ -145,7 +169,7 @@ def write(path: str | os.PathLike, volume: Volume) -> None:
         InputError: the suffix is unknown or the folder cannot be written.
     """
     path = Path(path)
-    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
+    suffix = _suffix(path)
     if suffix is None:
         raise InputError(f"{path}: expected a name that ends in one of {', '.join(SUFFIXES)}")
     if suffix in (".mhd", ".nhdr"):
@@ -157,7 +181,10 @@ def write(path: str | os.PathLike, volume: Volume) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
             temporary = Path(folder) / f"volume{suffix}"
-            sitk.WriteImage(to_sitk(volume), str(temporary), useCompression=True)
+            if suffix in nifti.SUFFIXES and nifti.is_sheared(volume.direction):
+                nifti.write_sheared(to_sitk(volume), temporary)
+            else:
+                sitk.WriteImage(to_sitk(volume), str(temporary), useCompression=True)
             os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: cannot write: {_last_line(error)}") from error
@@ -183,10 +210,11 @@ def to_sitk(volume: Volume) -> sitk.Image:
     return image
 
 
-def _read_file(path: Path) -> sitk.Image:
+def _read_file(path: Path, channel: int | None) -> sitk.Image:
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    if not has_known_suffix(path):
+    suffix = _suffix(path)
+    if suffix is None:
         raise InputError(
             f"{path}: expected a file that ends in one of {', '.join(SUFFIXES)}, or a "
             "folder with a DICOM series"
@@ -194,37 +222,47 @@ def _read_file(path: Path) -> sitk.Image:
     if path.stat().st_size == 0:
         raise InputError(f"{path}: expected a medical image, found an empty file")
     try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        if suffix not in nifti.SUFFIXES:
+            return file_headers.checked_reader(path, suffix).Execute()
+        image = nifti.read(path, suffix)
+        nifti.check_voxels(path, image, channel)
+        return image
+    except (RuntimeError, OSError) as error:
         raise InputError(f"{path}: cannot read: {_last_line(error)}") from error
 
 
-def _non_finite_in_nifti(path: Path, image: sitk.Image) -> int:
-    """Counts NaN and infinity in the file itself, for NIfTI's own library reads them as 0."""
-    dtype = {"16": "f4", "64": "f8"}.get(image.GetMetaData("datatype"))
-    if dtype is None:
-        return 0
-    data = path.read_bytes()
-    if data.startswith(b"\x1f\x8b"):
-        data = gzip.decompress(data)
-    # A file starts with the size of its header, 348 or 540, in its own order of bytes.
-    order = ">" if data[0] == 0 else "<"
-    count = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
-    start = int(float(image.GetMetaData("vox_offset")))
-    values = np.frombuffer(data, order + dtype, count, start)
-    return count - int(np.isfinite(values).sum())
+def _from_stack(path: Path, image: sitk.Image, channel: int | None, channels: int | None) -> Volume:
+    """A 3D image, or a 4D one whose 4th dimension becomes its channels where it may."""
+    size = image.GetSize()
+    if len(size) not in (3, 4) or min(size) < 1:
+        raise InputError(f"{path}: expected a 3D volume, found size {size}")
+    if len(size) == 3:
+        return from_sitk(image)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{path}: expected channels or a 4th dimension, found both in size {size}")
+    if channel is None and size[3] not in (1, channels):
+        raise InputError(
+            f"{path}: expected a 3D volume, found {size[3]} of them along a 4th dimension; "
+            f"--channel=N takes one (0 to {size[3] - 1})"
+        )
+    x, y, z = image.GetSpacing()[:3]
+    direction = np.reshape(image.GetDirection(), (4, 4))[:3, :3].ravel().tolist()
+    # The array runs through the 4th dimension first.
+    array = np.moveaxis(sitk.GetArrayFromImage(image), 0, -1)
+    return Volume(array, (z, y, x), image.GetOrigin()[:3], tuple(direction))
 
 
-def _read_series(folder: Path) -> sitk.Image:
-    reader = sitk.ImageSeriesReader()
-    series = reader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise InputError(f"{folder}: expected one DICOM series, found {len(series)}")
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    try:
-        return reader.Execute()
-    except RuntimeError as error:
-        raise InputError(f"{folder}: cannot read the DICOM series: {_last_line(error)}") from error
+def _select(path: Path, volume: Volume, channel: int | None) -> Volume:
+    found = volume.array.shape[-1]
+    if channel is None:
+        return volume
+    if not 0 <= channel < found:
+        raise InputError(f"{path}: expected --channel of 0 to {found - 1}, found {channel}")
+    return volume.with_array(volume.array[..., channel : channel + 1])
+
+
+def _suffix(path: Path) -> str | None:
+    return next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
 
 
 def _last_line(error: Exception) -> str:
