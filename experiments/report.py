@@ -24,6 +24,7 @@ from absl import flags
 
 from data_tools import case_reader, layouts
 from data_tools.command import run
+from data_tools.reading import ReadOptions
 from tl3d_keras import evaluation, pictures, resampling, volume_io
 from tl3d_keras.errors import InputError
 from tl3d_keras.whole_folder import write_file
@@ -121,7 +122,7 @@ def compare_cases(dataset_dir: Path, predictions: Path) -> list[Picture]:
     found = [
         (case, predictions / f"{case.case_id}.nii.gz")
         for case in dataset.cases
-        if case.label and (predictions / f"{case.case_id}.nii.gz").is_file()
+        if (case.label or case.masks) and (predictions / f"{case.case_id}.nii.gz").is_file()
     ]
     if not found:
         raise InputError(
@@ -131,7 +132,7 @@ def compare_cases(dataset_dir: Path, predictions: Path) -> list[Picture]:
     shown = []
     for source, path in found[:_CASES_SHOWN]:
         spacing = case_reader.canonical_spacing(source)
-        case = case_reader.read_case(source, dataset, spacing, partial_labels=True)
+        case = case_reader.read_case(source, dataset, spacing, ReadOptions(partial_labels=True))
         predicted = resampling.canonical(volume_io.read_labels(path))
         volume_io.check_same_grid(case.image, predicted, source.images[0], path)
         assert case.labels is not None

@@ -128,7 +128,10 @@ def test_annotated_labels(tmp_path):
         ({**DECATHLON, "labels": {"1": "liver", "2": "liver"}}, "structures of different names"),
         ({**DECATHLON, "labels": {"whole": [1, 2]}}, r"one whole number .* 'whole', .*\[1, 2\]"),
         ({**DECATHLON, "modality": None}, r'expected "modality" or "channel_names" .* found None'),
-        ({**DECATHLON, "modality": {"CT": "0"}}, "expected channels numbered 0, 1, ..., found CT"),
+        (
+            {**DECATHLON, "modality": {"CT": "0"}},
+            "expected channels numbered 0, 1, ..., found 'CT'",
+        ),
         ({**DECATHLON, "training": None}, 'expected a list "training"'),
         (DECATHLON, "expected training cases, found none"),
         (
@@ -174,7 +177,9 @@ def test_dataset_json_that_cannot_be_used(tmp_path, content, message):
 
 
 def test_no_dataset_json(tmp_path):
-    with pytest.raises(InputError, match="dataset.json: cannot read; expected a Decathlon"):
+    with pytest.raises(
+        InputError, match="expected a Decathlon or nnU-Net folder .* found none of them"
+    ):
         layouts.read_layout(tmp_path)
 
 

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from data_tools import case_reader, shard
+from data_tools.case_reader import ReadOptions
 from tl3d_keras import input_pipeline, manifest, records, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
@@ -234,7 +235,7 @@ def test_partial_labels(dataset, tmp_path):
     dataset.add("boxed", box, origin=(3.0, 1.0, 6.0))
     with pytest.raises(InputError, match="boxed-label.nrrd: expected the shape"):
         shard.shard_dataset(dataset.path, tmp_path / "out")
-    shard.shard_dataset(dataset.path, tmp_path / "out", partial_labels=True)
+    shard.shard_dataset(dataset.path, tmp_path / "out", options=ReadOptions(partial_labels=True))
     expected = np.full(SHAPE, IGNORE)
     expected[3:5, 1:4, 2:4] = box
     cases = parsed(tmp_path / "out")
@@ -257,7 +258,9 @@ def test_partial_labels(dataset, tmp_path):
 def test_partial_labels_off_the_grid(dataset, tmp_path, grid, message):
     dataset.add("boxed", np.zeros((2, 3, 2), np.uint8), **grid)
     with pytest.raises(InputError, match=f"boxed-label.nrrd: {message}"):
-        shard.shard_dataset(dataset.path, tmp_path / "out", partial_labels=True)
+        shard.shard_dataset(
+            dataset.path, tmp_path / "out", options=ReadOptions(partial_labels=True)
+        )
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
@@ -326,7 +329,10 @@ BAD = [
     (shifted_label, r"bad-label.nii.gz: expected the origin \(0.0, 0.0, 0.0\) of .*bad.nii.gz"),
     (misshapen_label, r"bad-label.nii.gz: expected the shape \(6, 5, 4\) .* found \(5, 5, 4\)"),
     (not_a_number, "bad.nii.gz: expected finite intensities, found 1 NaN or infinite"),
-    (undeclared_value, r"bad-label.nii.gz: expected the label values \[0, 1, 2\] .* found 7"),
+    (
+        undeclared_value,
+        r"bad-label.nii.gz: expected the declared label values \[0, 1, 2\] .* found 7",
+    ),
     (undeclared_structure, r"bad-label.nii.gz: expected labels .* \(spleen\), found liver"),
     (half_label, "bad-label.nii.gz: expected whole-number labels, found the value 0.5"),
     (empty_image, "bad.nii.gz: expected a medical image, found an empty file"),
@@ -353,7 +359,7 @@ def test_bad_data_set(tmp_path, command, capfd, spoil, message):
 def test_bad_data_set_seen_by_a_worker(dataset, tmp_path, monkeypatch):
     undeclared_value(dataset)
     monkeypatch.setattr(shard, "_MIN_BYTES_FOR_POOL", 0)
-    with pytest.raises(InputError, match="bad-label.nrrd: expected the label values"):
+    with pytest.raises(InputError, match="bad-label.nrrd: expected the declared label values"):
         shard.shard_dataset(dataset.path, tmp_path / "out", workers=2)
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
