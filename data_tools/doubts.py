@@ -1,7 +1,8 @@
 """Signs that unannotated voxels were declared as background, one line each.
 
-They are guesses, so they warn and never stop: on 150 hippocampi and 60 left atria, fully annotated,
-none of them fires.
+They are guesses, so they warn and never stop. `about_labels` fires on none of 190 hippocampi, 70
+left atria and 3 brain tumours, fully annotated, and on 97 % or more of them where the labels of
+every second, third, fifth or tenth slice, of random slices or of a middle third alone are kept.
 """
 
 from collections.abc import Sequence

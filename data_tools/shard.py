@@ -2,8 +2,9 @@
 
     python -m data_tools.shard --dataset_dir=DATASET --output_dir=RECORDS
 
-reads a Decathlon, nnU-Net v2 or TotalSegmentator folder or a CSV table of cases, brings every case to one spacing
-and prints how much of it is annotated. 150 hippocampus crops take about 10 seconds on two cores.
+reads a Decathlon, nnU-Net v2 or TotalSegmentator folder or a CSV table of cases, brings every case
+to one spacing and prints how much of it is annotated. 150 hippocampus crops take about 10 seconds
+on two cores.
 """
 
 import os

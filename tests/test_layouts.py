@@ -158,7 +158,7 @@ def test_annotated_labels(tmp_path):
         ),
         (
             {**DECATHLON, "training": ["a.nrrd"], "annotated_labels": {"a": ["heart"]}},
-            "\"annotated_labels\" of a names 'heart'; the structures are liver, spleen",
+            "\"annotated_labels\" of 'a' names 'heart'; the structures are liver, spleen",
         ),
         (
             {**DECATHLON, "training": ["a.nrrd"], "annotated_labels": {"z": ["liver"]}},

@@ -135,9 +135,10 @@ def _decathlon_pairs(content: dict[str, Any], path: Path) -> _Pairs:
     pairs: _Pairs = []
     for entry in training:
         listed = entry if isinstance(entry, dict) else {"image": entry}
-        image, label = listed.get("image"), listed.get("label") or None
-        names = image if isinstance(image, list) else [image]
-        if not names or not all(isinstance(text, str) for text in (*names, label or "")):
+        image, label = listed.get("image"), listed.get("label")
+        names: list[Any] = image if isinstance(image, list) else [image]
+        texts = names if label is None else [*names, label]
+        if not names or not all(isinstance(text, str) for text in texts):
             raise InputError(f'{path}: expected {{"image": ..., "label": ...}}, found {entry!r}')
         files = [inside(path.parent, name, path) for name in names]
         name = case_name(files[0]).removesuffix("_0000") if len(files) > 1 else case_name(files[0])

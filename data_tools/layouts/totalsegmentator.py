@@ -24,7 +24,7 @@ def is_here(folder: Path) -> bool:
 
 
 def read(folder: Path, structures: Sequence[str], channel_names: Sequence[str]) -> DataSet:
-    """Lists the cases, each with `ct.nii.gz` or `mri.nii.gz` and `segmentations/<structure>.nii.gz`.
+    """Lists the cases: `ct.nii.gz` or `mri.nii.gz`, and `segmentations/<structure>.nii.gz`.
 
     A structure without a file in a case was not annotated in it; a file without a voxel says that
     it is not there.
