@@ -37,6 +37,7 @@ setup(
         "tensorboard",
         "h5py",
         "google-crc32c",
+        "pydantic>=2",
         "matplotlib",
     ],
     extras_require={

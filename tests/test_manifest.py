@@ -120,8 +120,8 @@ def test_another_schema(folder, text, found):
             {"shards": [asdict(ShardEntry("../s.tfrecord", 1, "0"))]},
             r"expected shard names without folders, found '\.\./s\.tfrecord'",
         ),
-        ({"cases": [asdict(case("a", 2, []))]}, "a case names a shard that is not listed"),
-        ({"cases": [asdict(case("a", -1, []))]}, "a case names a shard that is not listed"),
+        ({"cases": [asdict(case("a", 2, []))]}, "case a names a shard that is not listed"),
+        ({"cases": [asdict(case("a", -1, []))]}, "case a names a shard that is not listed"),
     ],
 )
 def test_malformed(folder, changes, message):

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from tl3d_keras import json_file, manifest_check
 from tl3d_keras.errors import InputError
 
 FILE_NAME = "manifest.json"
@@ -72,6 +74,7 @@ class Manifest:
     cases: list[CaseEntry]
     tool_version: str
     schema_version: int = SCHEMA_VERSION
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     @property
     def fingerprint(self) -> str:
@@ -108,6 +111,13 @@ def file_crc32c(path: str | os.PathLike) -> str:
     return checksum.digest().hex()
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's errors in one line: where it is, and what."""
+    problem = error.errors()[0]
+    place = ".".join(str(step) for step in problem["loc"])
+    return f"{place if place.isprintable() else repr(place)}: {problem['msg']}"
+
+
 def save(manifest: Manifest, folder: str | os.PathLike) -> None:
     """Writes `folder/manifest.json`."""
     text = json.dumps(asdict(manifest), indent=1)
@@ -121,14 +131,7 @@ def load(folder: str | os.PathLike) -> Manifest:
         InputError: no manifest, one of another schema, or a shard missing or of another size.
     """
     path = Path(folder) / FILE_NAME
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot read; expected a folder that data_tools.shard has written"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
+    content = json_file.read(path, "a folder that data_tools.shard has written")
     manifest = _from_json(content, path)
     for shard in manifest.shards:
         file = Path(folder) / shard.file
@@ -153,17 +156,8 @@ def _from_json(content: Any, path: Path) -> Manifest:
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: expected schema_version {SCHEMA_VERSION}, found {version}")
     try:
-        shards = [ShardEntry(**shard) for shard in content.pop("shards")]
-        cases = [
-            CaseEntry(**case | {"shape": tuple(case["shape"])}) for case in content.pop("cases")
-        ]
-        content["spacing"] = tuple(content["spacing"])
-        manifest = Manifest(shards=shards, cases=cases, **content)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a manifest of this schema: {error}") from error
-    escaping = [shard.file for shard in shards if Path(shard.file).name != shard.file]
-    if escaping:
-        raise InputError(f"{path}: expected shard names without folders, found {escaping[0]!r}")
-    if any(not 0 <= case.shard < len(shards) for case in cases):
-        raise InputError(f"{path}: a case names a shard that is not listed")
+        manifest = TypeAdapter(Manifest).validate_python(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: not a manifest of this schema: {first_problem(error)}") from None
+    manifest_check.check(manifest, path)
     return manifest

@@ -14,9 +14,9 @@ from data_tools.layouts.data_set import (
     check_structures,
     inside,
 )
+from tl3d_keras import json_file
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
-from tl3d_keras.json_file import read_object
 from tl3d_keras.volume_io import SUFFIXES, case_name
 
 FILE_NAME = "dataset.json"
@@ -81,7 +81,10 @@ def read_annotated(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return read_object(path, "a Decathlon or nnU-Net folder")
+    content = json_file.read(path, "a Decathlon or nnU-Net folder")
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
 
 
 def _labels(content: dict[str, Any], path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
