@@ -156,12 +156,13 @@ def _assert_sane(features: dict[str, Any]) -> None:
     length, value = features["label/length"].values, features["label/value"].values
     after = tf.concat([start[1:], [tf.reduce_prod(shape[:3])]], 0)
     kinds = tf.stack([features["image/encoding"], features["image/dtype"]])
+    paired = tf.size(start) == tf.stack([tf.size(length), tf.size(value)])
     known = tf.reduce_any(kinds[:, tf.newaxis] == tf.constant([ENCODINGS, DTYPES]), axis=1)
     # Of numbers that are not negative the difference cannot overflow, as the sum could.
     runs = [start >= 0, length > 0, length <= after - start, value >= 0, value < IGNORE]
     # `tf.debugging.Assert` would hide its message in a branch, which costs more than the checks.
     tf.raw_ops.Assert(
-        condition=tf.reduce_all(tf.concat([known, shape > 0, *runs], 0)),
+        condition=tf.reduce_all(tf.concat([known, shape > 0, paired, *runs], 0)),
         data=["expected a sane record, found this kind, shape or its runs:", kinds, shape],
     )
 
