@@ -60,6 +60,12 @@ def test_what_is_small_or_ends_slowly_is_not_cut():
     assert doubts.about_labels(labels, ["a"]) == []
 
 
+def test_small_objects_apart_are_no_gap():
+    labels = np.zeros((9, 20, 20), np.uint8)
+    labels[[2, 4], :4, :4] = 1
+    assert doubts.about_labels(labels, ["a"]) == []
+
+
 def test_two_objects_apart_are_no_gap():
     labels = np.zeros((9, 20, 20), np.uint8)
     labels[1:4, :6, :6] = labels[5:8, 9:, 9:] = 1

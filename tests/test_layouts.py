@@ -305,11 +305,13 @@ def test_totalsegmentator_that_cannot_be_used(tmp_path, files, message):
         layouts.read_layout(total(tmp_path, *TOTAL, *files))
 
 
-def test_totalsegmentator_link_out_of_the_folder(tmp_path):
+@pytest.mark.parametrize("name", ["s2/ct.nii.gz", "s0/segmentations/heart.nii.gz"])
+def test_totalsegmentator_link_out_of_the_folder(tmp_path, name):
     folder = total(tmp_path / "set", *TOTAL)
     (tmp_path / "outside.nii.gz").touch()
-    (folder / "s0/segmentations/heart.nii.gz").symlink_to(tmp_path / "outside.nii.gz")
-    with pytest.raises(InputError, match="expected files inside .* found 's0/segmentations/heart"):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).symlink_to(tmp_path / "outside.nii.gz")
+    with pytest.raises(InputError, match=f"expected files inside .* found '{name}'"):
         layouts.read_layout(folder)
 
 
