@@ -8,7 +8,7 @@ import numpy as np
 
 from data_tools import doubts
 from data_tools.layouts import CaseSource, DataSet
-from data_tools.reading import ReadOptions
+from data_tools.reading import ReadOptions, is_dicom_label
 from tl3d_keras import volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
@@ -48,7 +48,7 @@ def read(source: CaseSource, image: Volume, dataset: DataSet, options: ReadOptio
     """
     annotated = source.annotated
     hidden: tuple[str, ...] = ()
-    if source.label is not None and volume_io.has_known_suffix(source.label):
+    if source.label is not None and not is_dicom_label(source.label):
         label = _label_map(source.label, dataset.file_values)
         label_path = source.label
         if not options.partial_labels:

@@ -48,3 +48,12 @@ def read_image(
         channels: how many the data set declares; a 4D file may hold as many.
     """
     return volume_io.read_channels(paths)
+
+
+def is_dicom_label(path: Path | None) -> bool:
+    """Whether a label file is a DICOM SEG or RTSTRUCT, which name their structures."""
+    if path is None or path.is_dir() or volume_io.has_known_suffix(path):
+        return False
+    from data_tools import dicom_labels
+
+    return dicom_labels.is_dicom_label(path)

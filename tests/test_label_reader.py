@@ -2,6 +2,7 @@
 
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,9 @@ def test_binary_file_of_another_grid(tmp_path):
 
 def test_dicom_label(tmp_path, monkeypatch):
     masks = {"liver": labels() == 1, "heart": labels() == 0}
-    stand_in = types.SimpleNamespace(read=lambda path, image: masks)
+    stand_in = types.SimpleNamespace(
+        is_dicom_label=lambda path: path.suffix == ".dcm", read=lambda path, image: masks
+    )
     monkeypatch.setitem(sys.modules, "data_tools.dicom_labels", stand_in)
     monkeypatch.setattr(data_tools, "dicom_labels", stand_in, raising=False)
     case = CaseSource("a", (tmp_path / "ct",), tmp_path / "seg.dcm", None)
@@ -172,6 +175,8 @@ def test_dicom_label(tmp_path, monkeypatch):
     # What the file does not hold was not annotated; what the data set does not name is left out.
     assert found.annotated == ("liver",)
     np.testing.assert_array_equal(found.volume.array[..., 0], masks["liver"])
+    with pytest.raises(InputError, match="seg.png: no such file"):
+        label_reader.read(replace(case, label=tmp_path / "seg.png"), IMAGE, DATASET, ALL)
     masks["spleen"] = labels() > 0
     with pytest.raises(InputError, match=r"seg.dcm \(spleen\): .* 1 voxels of .*seg.dcm \(liver\)"):
         label_reader.read(case, IMAGE, DATASET, ALL)

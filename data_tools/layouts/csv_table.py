@@ -15,8 +15,7 @@ from data_tools.layouts.data_set import (
     inside,
     numbered,
 )
-from data_tools.reading import read_image
-from tl3d_keras import volume_io
+from data_tools.reading import is_dicom_label, read_image
 from tl3d_keras.errors import InputError
 
 HEADER = "case_id,image[,image2...],label[,annotated_mask][,annotated_labels]"
@@ -61,7 +60,7 @@ def read(
     for row, source in zip(rows, sources, strict=True):
         listed = [text.strip() for text in row.get("annotated_labels", "").split(";")]
         annotated = check_annotated([t for t in listed if t], names, source.case_id, path) or None
-        if annotated is None and not _is_dicom_label(source.label):
+        if annotated is None and not is_dicom_label(source.label):
             annotated = tuple(names)
         cases.append(
             CaseSource(
@@ -123,21 +122,13 @@ def _source(row: dict[str, str], columns: Sequence[str], path: Path) -> CaseSour
     )
 
 
-def _is_dicom_label(path: Path | None) -> bool:
-    if path is None or path.is_dir() or volume_io.has_known_suffix(path):
-        return False
-    from data_tools import dicom_labels
-
-    return dicom_labels.is_dicom_label(path)
-
-
 def _names_inside(sources: Sequence[CaseSource], path: Path, series: str | None) -> list[str]:
     """The names of all structures that the DICOM labels hold."""
     names: set[str] = set()
     for source in sources:
         if source.label is None:
             continue
-        if not _is_dicom_label(source.label):
+        if not is_dicom_label(source.label):
             raise InputError(
                 f"{path}: expected --structures, the names of the label values 1, 2, ... of "
                 f"{source.label}, found none"
