@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from data_tools import case_reader, layouts
-from data_tools.case_reader import ReadOptions
 from data_tools.plan import read_header
+from data_tools.reading import ReadOptions
 from tl3d_keras import evaluation, figure_file, overlays, resampling, slices, volume_io
 from tl3d_keras.errors import InputError
 from tl3d_keras.html_page import Picture
@@ -22,7 +22,7 @@ def compare_cases(dataset_dir: Path, predictions: Path, count: int) -> list[Pict
     found = [
         (case, predictions / f"{case.case_id}.nii.gz")
         for case in dataset.cases
-        if case.label and (predictions / f"{case.case_id}.nii.gz").is_file()
+        if (case.label or case.masks) and (predictions / f"{case.case_id}.nii.gz").is_file()
     ]
     if not found:
         raise InputError(
@@ -32,7 +32,7 @@ def compare_cases(dataset_dir: Path, predictions: Path, count: int) -> list[Pict
     shown = []
     for source, path in found[:count]:
         options = ReadOptions(partial_labels=True)
-        spacing = read_header(source, options).spacing
+        spacing = read_header(source, options, len(dataset.channels)).spacing
         case = case_reader.read_case(source, dataset, spacing, options)
         predicted = volume_io.read_labels(path)
         predicted = resampling.labels_to_grid(

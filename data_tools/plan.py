@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from data_tools.case_reader import ReadOptions
 from data_tools.layouts import CaseSource
-from tl3d_keras import resampling, volume_io
+from data_tools.reading import ReadOptions, read_image
+from tl3d_keras import resampling
 from tl3d_keras.manifest import SCHEMA_VERSION, crc32c
 
 if TYPE_CHECKING:
@@ -59,8 +59,13 @@ class PlannedShard:
     cases: tuple[PlannedCase, ...]
 
 
-def read_header(source: CaseSource, options: ReadOptions) -> Header:
+def read_header(source: CaseSource, options: ReadOptions, channels: int) -> Header:
     """Reads the header of a case's first image, where the format allows without its voxels.
+
+    Args:
+        source: the case's files.
+        options: how they are read.
+        channels: how many the data set declares.
 
     Raises:
         InputError: what is wrong with the file.
@@ -75,7 +80,7 @@ def read_header(source: CaseSource, options: ReadOptions) -> Header:
         dimension = 0
     if dimension not in (3, 4):
         # A folder of DICOM, or the full reader names what is wrong with the file.
-        volume = volume_io.read(path, channel=0)
+        volume = read_image((path,), options.series, options.channel, channels)
         return _header(volume.shape[::-1], volume.spacing[::-1], volume.direction)
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
     return _header(reader.GetSize()[:3], reader.GetSpacing()[:3], direction.ravel().tolist())

@@ -9,9 +9,10 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from data_tools import case_reader
-from data_tools.case_reader import ReadCase, ReadOptions
+from data_tools.case_reader import ReadCase
 from data_tools.layouts import DataSet
 from data_tools.plan import PlannedCase
+from data_tools.reading import ReadOptions
 from tl3d_keras import annotation
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.case_fields import Fields, make_fields

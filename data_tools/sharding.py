@@ -9,10 +9,10 @@ from pathlib import Path
 
 from data_tools import beam_runner, fingerprint, shard_folder
 from data_tools.case_pool import prepare_all
-from data_tools.case_reader import ReadOptions
 from data_tools.layouts import CaseSource, DataSet
 from data_tools.plan import Header, PlannedShard, make_plan, read_header
 from data_tools.prepare import PreparedCase, Settings, SkippedCase, without_cases
+from data_tools.reading import ReadOptions
 from data_tools.shard_folder import Part
 from tl3d_keras import __version__, manifest
 from tl3d_keras.errors import InputError
@@ -110,7 +110,7 @@ def _headers(
     found, unreadable = [], []
     for source in dataset.cases:
         try:
-            found.append((source, read_header(source, options.reading)))
+            found.append((source, read_header(source, options.reading, len(dataset.channels))))
         except InputError as error:
             if options.on_error == "stop":
                 raise
@@ -159,6 +159,8 @@ def _watched(
             say(f"{case.case_id}: skipped: {case.reason}")
         else:
             say(_coverage_line(case))
+            for warning in case.warnings:
+                say(f"warning: {warning}")
         yield case
 
 

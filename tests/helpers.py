@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_tools import layouts
-from data_tools.case_reader import ReadOptions
+from data_tools.reading import ReadOptions
 from data_tools.sharding import ShardOptions, shard_dataset
 from tl3d_keras import volume_io
 from tl3d_keras.artifact import ModelInfo

@@ -152,8 +152,21 @@ def test_another_schema(folder, text, found):
             {"shards": [asdict(ShardEntry("../s.tfrecord", 1, "0", "0"))]},
             r"expected shard names without folders, found '\.\./s\.tfrecord'",
         ),
-        ({"cases": [asdict(case("a", 2, []))]}, "a case names a shard that is not listed"),
-        ({"cases": [asdict(case("a", -1, []))]}, "a case names a shard that is not listed"),
+        ({"cases": [asdict(case("a", 2, []))]}, "case a names a shard that is not listed"),
+        ({"cases": [asdict(case("a", 0, [])) | {"bytes": 85}]}, "case a lies outside its shard"),
+        ({"cases": [asdict(case("a", 0, [])) | {"offset": -9}]}, "case a lies outside its shard"),
+        (
+            {"cases": [asdict(case("a", 0, [])) | {"shape": [3, 4, -5, 1]}]},
+            "case a: expected a shape",
+        ),
+        ({"cases": [asdict(case("a", 0, ["heart"]))]}, "case a: .* found 'heart'"),
+        (
+            {"cases": [asdict(case("a", 0, [])) | {"coverage": {}}]},
+            "case a: expected the coverage of annotated, found {}",
+        ),
+        ({"cases": [asdict(case("a", 0, []))] * 2}, "expected cases of different names"),
+        ({"spacing": [1.0, 0.0, 1.0]}, "expected a positive spacing"),
+        ({"cases": [asdict(case("a", -1, []))]}, "case a names a shard that is not listed"),
     ],
 )
 def test_malformed(folder, changes, message):
@@ -179,3 +192,26 @@ def test_fingerprint_follows_the_shards(folder):
     assert loaded.fingerprint == replace(loaded, tool_version="9").fingerprint
     other = replace(loaded.shards[1], crc32c="00000000")
     assert loaded.fingerprint != replace(loaded, shards=[loaded.shards[0], other]).fingerprint
+
+
+def test_shard_that_is_a_link_out_of_the_folder(folder):
+    shard = folder / "shard-0.tfrecord"
+    outside = folder.parent / "outside.tfrecord"
+    shard.rename(outside)
+    shard.symlink_to(outside)
+    with pytest.raises(InputError, match="expected shards in its folder, found a link 'shard-0"):
+        manifest.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "recursion"),
+        ('{"a": 1, "a": 2}', "a key is given twice"),
+        ('{"a": NaN}', "NaN is no number"),
+    ],
+)
+def test_json_that_is_not_to_be_trusted(folder, text, message):
+    (folder / manifest.FILE_NAME).write_text(text)
+    with pytest.raises(InputError, match=f"not valid JSON: .*{message}"):
+        manifest.load(folder)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools.case_reader import ReadOptions
 from data_tools.layouts import CaseSource, DataSet
 from data_tools.plan import Header, make_plan, read_header
 from data_tools.prepare import Settings
+from data_tools.reading import ReadOptions
 from tl3d_keras import resampling, volume_io
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import Volume
@@ -38,7 +38,7 @@ def test_header_of_every_orientation(tmp_path, direction):
         np.zeros((*SHAPE, 1), np.int16), SPACING, direction=tuple(direction.ravel().tolist())
     )
     volume_io.write(tmp_path / "a.nrrd", volume)
-    header = read_header(source(tmp_path / "a.nrrd"), ReadOptions())
+    header = read_header(source(tmp_path / "a.nrrd"), ReadOptions(), 1)
     upright = resampling.canonical(volume)
     assert header == Header(upright.spacing, upright.shape)
 
@@ -51,7 +51,7 @@ def test_header_of_an_oblique_volume_covers_it(tmp_path):
         direction=(c, -s, 0.0, s, c, 0.0, 0.0, 0.0, 1.0),
     )
     volume_io.write(tmp_path / "a.nrrd", volume)
-    header = read_header(source(tmp_path / "a.nrrd"), ReadOptions())
+    header = read_header(source(tmp_path / "a.nrrd"), ReadOptions(), 1)
     found = resampling.to_grid(volume, header.spacing)
     assert np.abs(np.subtract(found.shape, header.shape)).max() <= 1
     assert header.shape[1] > 30 and header.shape[2] > 40
@@ -60,7 +60,7 @@ def test_header_of_an_oblique_volume_covers_it(tmp_path):
 def test_header_of_no_image(tmp_path):
     (tmp_path / "a.nrrd").write_text("no image")
     with pytest.raises(InputError, match="a.nrrd: "):
-        read_header(source(tmp_path / "a.nrrd"), ReadOptions())
+        read_header(source(tmp_path / "a.nrrd"), ReadOptions(), 1)
 
 
 @pytest.fixture

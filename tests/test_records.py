@@ -1,5 +1,6 @@
 """One case through bytes and back, eagerly and in a graph, against the table of the schema."""
 
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -127,3 +128,77 @@ def test_memory_order_does_not_matter(rng):
 def test_cases_that_do_not_fit_the_schema(rng, dtype, labels, encoding, message):
     with pytest.raises(InputError, match=message):
         records.encode("a", volume(rng, dtype), labels, [], encoding)
+
+
+def forge(rng, encoding: str = "raw", **features) -> bytes:
+    """A record of a case "a" with other values in some features, `_` in a name for its slash."""
+    data = records.encode("a", volume(rng, np.float32, 1), sparse(rng), [1, 2], encoding)
+    example = tf.train.Example.FromString(data)
+    for name, value in features.items():
+        feature = example.features.feature[name.replace("_", "/")]
+        kind = feature.WhichOneof("kind")
+        feature.Clear()
+        getattr(feature, kind).value.extend(value)
+    return example.SerializeToString()
+
+
+RUNS = {"label_length": [3, 2], "label_value": [0, 1]}
+GEOMETRY = [3.0, 1.5, 0.75, 0.0, 0.0, 0.0, *DIRECTION]
+INSANE = [
+    ({"image_shape": [10**4, 10**4, 10**4, 1]}, "expected 4000000000000 bytes .* found 240"),
+    ({"image_shape": [10**4] * 3 + [1], "encoding": "zlib"}, "compressed bytes cannot hold"),
+    ({"image_shape": [-3, 4, -5, 1]}, r"expected a positive image/shape, found \[-3, 4, -5, 1\]"),
+    ({"image_shape": [3, 4, 5]}, "expected 4 int64_list as image/shape, found a int64_list of 3"),
+    ({"image_dtype": [b"float64"]}, "an image/dtype of int16, float32, found 'float64'"),
+    ({"image_encoding": [b"lzma"]}, "an image/encoding of raw, zlib, found 'lzma'"),
+    ({"image": [zlib.compress(bytes(240))[:-5]], "encoding": "zlib"}, "one whole zlib stream"),
+    ({"image": [b"no zlib" * 40], "encoding": "zlib"}, "expected an image in zlib's format"),
+    ({"image": [b"\xff" * 240]}, "expected finite intensities"),
+    ({"label_start": [0, 58], **RUNS, "label_length": [3, 3]}, "ascending runs inside its 60"),
+    ({"label_start": [0, 2], **RUNS}, "ascending runs inside its 60 voxels"),
+    ({"label_start": [5, 2], **RUNS}, "ascending runs inside its 60 voxels"),
+    ({"label_start": [-1, 2], **RUNS}, "ascending runs inside its 60 voxels"),
+    ({"label_start": [0, 3], **RUNS, "label_length": [-3, 2]}, "ascending runs inside"),
+    ({"label_start": [1, 5], **RUNS, "label_length": [2**63 - 1, 2]}, "ascending runs inside"),
+    ({"label_start": [0], **RUNS}, "runs of equal number, found 1 label/start, 2 label/length"),
+    ({"label_start": [0, 3], **RUNS, "label_value": [0, 3]}, "structures annotated .* found 3"),
+    ({"label_start": [0, 3], **RUNS, "label_value": [0, -1]}, "structures annotated .* found -1"),
+    ({"label_annotated": [1, 1, 2]}, "expected different structures from 1 on"),
+    ({"geometry": [0.0, *GEOMETRY[1:]]}, "expected finite geometry and positive spacing"),
+    ({"geometry": [*GEOMETRY[:6], *[1.0] * 9]}, "a direction of orthogonal unit vectors"),
+    ({"case_id": [b"a\nb"]}, "expected the name of a case, found 'a.nb'"),
+]
+# What only `check` looks at.
+CHECK_ALONE = ("stream", "finite", "name", "geometry", "direction", "different", "found 3")
+
+
+@pytest.mark.parametrize(("features", "message"), INSANE)
+def test_insane_record(rng, features, message):
+    data = forge(rng, **{k: v for k, v in features.items() if "case" not in k})
+    if "case_id" in features:
+        example = tf.train.Example.FromString(data)
+        example.features.feature["case_id"].bytes_list.value[0] = features["case_id"][0]
+        data = example.SerializeToString()
+    for read in (records.check, eagerly):
+        with pytest.raises(InputError, match=message) as raised:
+            read(data)
+        assert "\n" not in str(raised.value)
+    if not any(word in message for word in CHECK_ALONE):
+        with pytest.raises(tf.errors.OpError):
+            in_a_graph(data)
+
+
+def test_record_of_other_bytes():
+    for data in (b"", b"\xff" * 99):
+        with pytest.raises(InputError, match="record: expected"):
+            records.check(data)
+
+
+def test_bomb_does_not_go_off(rng):
+    bomb = forge(rng, "zlib", image=[zlib.compress(bytes(10**8))])
+    tracemalloc.start()
+    with pytest.raises(InputError, match="expected 240 bytes for an image .* found more"):
+        records.check(bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from helpers import make_shards
 
 from data_tools import case_pool, case_reader, shard
-from data_tools.case_reader import ReadOptions
+from data_tools.reading import ReadOptions
 from tl3d_keras import input_pipeline, manifest, records, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
@@ -331,7 +331,10 @@ BAD = [
     (shifted_label, r"bad-label.nii.gz: expected the origin \(0.0, 0.0, 0.0\) of .*bad.nii.gz"),
     (misshapen_label, r"bad-label.nii.gz: expected the shape \(6, 5, 4\) .* found \(5, 5, 4\)"),
     (not_a_number, "bad.nii.gz: expected finite intensities, found 1 NaN or infinite"),
-    (undeclared_value, r"bad-label.nii.gz: expected the label values \[0, 1, 2\] .* found 7"),
+    (
+        undeclared_value,
+        r"bad-label.nii.gz: expected the declared label values \[0, 1, 2\] .* found 7",
+    ),
     (undeclared_structure, r"bad-label.nii.gz: expected labels .* \(spleen\), found liver"),
     (half_label, "bad-label.nii.gz: expected whole-number labels, found the value 0.5"),
     (empty_image, "bad.nii.gz: expected a medical image, found an empty file"),
@@ -358,7 +361,7 @@ def test_bad_data_set(tmp_path, command, capfd, spoil, message):
 def test_bad_data_set_seen_by_a_worker(dataset, tmp_path, monkeypatch):
     undeclared_value(dataset)
     monkeypatch.setattr(case_pool, "_MIN_VOXELS_FOR_POOL", 0)
-    with pytest.raises(InputError, match="bad-label.nrrd: expected the label values"):
+    with pytest.raises(InputError, match="bad-label.nrrd: expected the declared label values"):
         make_shards(dataset.path, tmp_path / "out", workers=2)
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 

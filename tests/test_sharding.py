@@ -14,8 +14,8 @@ import pytest
 from helpers import make_shards, write_dataset
 
 from data_tools import case_pool, layouts, prepare
-from data_tools.case_reader import ReadOptions
 from data_tools.plan import make_plan, read_header
+from data_tools.reading import ReadOptions
 from data_tools.sharding import ShardOptions, shard_dataset
 from tl3d_keras import input_pipeline, manifest, volume_io
 from tl3d_keras.errors import InputError
@@ -280,7 +280,7 @@ def test_a_worker_is_killed(dataset_dir, tmp_path, monkeypatch):
 def test_what_waits_stays_within_the_memory(dataset_dir, monkeypatch):
     dataset = layouts.read_layout(dataset_dir)
     settings = prepare.Settings(dataset, (1.0, 1.0, 1.0), ReadOptions(), "raw")
-    headers = [(case, read_header(case, settings.options)) for case in dataset.cases]
+    headers = [(case, read_header(case, settings.options, 1)) for case in dataset.cases]
     cases = make_plan(headers, 1, (1.0, 1.0, 1.0), 1 << 30, settings)[0].cases
     size = max(case_pool.case_memory(case, 1) for case in cases)
     budget = case_pool.PARENT_BYTES + 2 * case_pool.WORKER_BYTES + 2 * size

@@ -7,9 +7,8 @@ import numpy as np
 
 from tl3d_keras.annotation import IGNORE, to_runs
 from tl3d_keras.errors import InputError
+from tl3d_keras.record_check import DTYPES, ENCODINGS
 from tl3d_keras.volume_io import Volume
-
-ENCODINGS = ("raw", "zlib")
 
 Fields = dict[str, bytes | np.ndarray]
 
@@ -37,7 +36,7 @@ def make_fields(
     if encoding not in ENCODINGS:
         raise InputError(f"expected an encoding of {', '.join(ENCODINGS)}, found {encoding!r}")
     dtype = image.array.dtype.name
-    if dtype not in ("int16", "float32"):
+    if dtype not in DTYPES:
         raise InputError(f"case {case_id}: expected an int16 or float32 image, found {dtype}")
     if labels is None:
         labels = np.full(image.shape, IGNORE, np.uint8)

@@ -1,4 +1,4 @@
-"""JSON files that hold one object."""
+"""JSON objects from files that nobody vouches for."""
 
 import json
 import os
@@ -16,10 +16,15 @@ def read_object(path: str | os.PathLike, expected: str) -> dict[str, Any]:
         expected: what the user should have given, for the message where there is no such file.
 
     Raises:
-        InputError: the file cannot be read, is no JSON, or holds something else than an object.
+        InputError: the file cannot be read, is no JSON, holds something else than an object, a key
+            twice in an object, a NaN or an infinity.
     """
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(
+            Path(path).read_text(encoding="utf-8"),
+            object_pairs_hook=_without_repeats,
+            parse_constant=_refuse_constant,
+        )
     except OSError as error:
         raise InputError(f"{path}: cannot read; expected {expected}") from error
     except (ValueError, RecursionError) as error:
@@ -27,3 +32,14 @@ def read_object(path: str | os.PathLike, expected: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key is given twice in one object")
+    return content
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")

@@ -10,7 +10,7 @@ from typing import Any
 import google_crc32c
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from tl3d_keras import json_file
+from tl3d_keras import json_file, manifest_check
 from tl3d_keras.distribution import Distribution
 from tl3d_keras.errors import InputError
 
@@ -168,7 +168,8 @@ def file_crc32c(path: str | os.PathLike) -> str:
 def first_problem(error: ValidationError) -> str:
     """The first of pydantic's errors in one line: where it is, and what."""
     problem = error.errors()[0]
-    return f"{'.'.join(str(step) for step in problem['loc'])}: {problem['msg']}"
+    place = ".".join(str(step) for step in problem["loc"])
+    return f"{place if place.isprintable() else repr(place)}: {problem['msg']}"
 
 
 def save(manifest: Manifest, folder: str | os.PathLike) -> None:
@@ -244,9 +245,5 @@ def _from_json(content: dict[str, Any], path: Path) -> Manifest:
         manifest = TypeAdapter(Manifest).validate_python(content)
     except ValidationError as error:
         raise InputError(f"{path}: not a manifest of this schema: {first_problem(error)}") from None
-    escaping = [s.file for s in manifest.shards if Path(s.file).name != s.file]
-    if escaping:
-        raise InputError(f"{path}: expected shard names without folders, found {escaping[0]!r}")
-    if any(not 0 <= case.shard < len(manifest.shards) for case in manifest.cases):
-        raise InputError(f"{path}: a case names a shard that is not listed")
+    manifest_check.check(manifest, path)
     return manifest

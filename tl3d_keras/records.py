@@ -6,11 +6,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tl3d_keras import record_check
 from tl3d_keras.annotation import IGNORE, Runs, from_runs
 from tl3d_keras.case_fields import Fields, make_fields
+from tl3d_keras.record_check import DTYPES, ENCODINGS
 from tl3d_keras.volume_io import Volume
 
-__all__ = ["IGNORE", "Case", "dense_labels", "encode", "parse", "serialize", "to_volumes"]
+__all__ = [
+    "IGNORE",
+    "Case",
+    "check",
+    "dense_labels",
+    "encode",
+    "parse",
+    "serialize",
+    "to_volumes",
+]
 
 _FEATURES = {
     "case_id": tf.io.FixedLenFeature([], tf.string),
@@ -67,9 +78,24 @@ def serialize(fields: Fields) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
+def check(serialized: bytes) -> None:
+    """Raises an `InputError` that names what is wrong, unless this is a whole and sane record."""
+    record_check.check(tf.train.Example, serialized)
+
+
 def parse(serialized: tf.Tensor) -> Case:
-    """Parses one serialised case (string scalar), in a graph or eagerly."""
+    """Parses one serialised case (string scalar), in a graph or eagerly.
+
+    Raises:
+        InputError: eagerly, what `check` finds.
+        tf.errors.InvalidArgumentError: in a graph, which looks at sizes and runs alone.
+    """
+    if tf.executing_eagerly():
+        example = record_check.check(tf.train.Example, tf.convert_to_tensor(serialized).numpy())
+        # As Protobuf reads it: of features that are there twice both parsers could take another.
+        serialized = example.SerializeToString(deterministic=True)
     features = tf.io.parse_single_example(serialized, _FEATURES)
+    _assert_sane(features)
     data = tf.cond(
         tf.equal(features["image/encoding"], "zlib"),
         lambda: tf.io.decode_compressed(features["image"], "ZLIB"),
@@ -91,8 +117,25 @@ def parse(serialized: tf.Tensor) -> Case:
     )
 
 
+def _assert_sane(features: dict[str, Any]) -> None:
+    """What costs little in a graph: known kinds, a positive shape, ascending runs inside it."""
+    shape, start = features["image/shape"], features["label/start"].values
+    length, value = features["label/length"].values, features["label/value"].values
+    after = tf.concat([start[1:], [tf.reduce_prod(shape[:3])]], 0)
+    kinds = tf.stack([features["image/encoding"], features["image/dtype"]])
+    paired = tf.size(start) == tf.stack([tf.size(length), tf.size(value)])
+    known = tf.reduce_any(kinds[:, tf.newaxis] == tf.constant([ENCODINGS, DTYPES]), axis=1)
+    # Of numbers that are not negative the difference cannot overflow, as the sum could.
+    runs = [start >= 0, length > 0, length <= after - start, value >= 0, value < IGNORE]
+    # `tf.debugging.Assert` would hide its message in a branch, which costs more than the checks.
+    tf.raw_ops.Assert(
+        condition=tf.reduce_all(tf.concat([known, shape > 0, paired, *runs], 0)),
+        data=["expected a sane record, found this kind, shape or its runs:", kinds, shape],
+    )
+
+
 def dense_labels(case: Case) -> np.ndarray:
-    """The uint8 labels [Z, Y, X] of a case that was parsed eagerly, IGNORE where unannotated."""
+    """The uint8 labels [Z, Y, X] of a case that was parsed, IGNORE where unannotated."""
     runs = Runs(case.start.numpy(), case.length.numpy(), case.value.numpy())
     return from_runs(runs, case.image.shape[:3])
 

@@ -1,63 +1,41 @@
-"""Data sets as people keep them: Medical Segmentation Decathlon and nnU-Net v2 folders."""
+"""Decathlon and nnU-Net v2 folders, which a `dataset.json` describes."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tl3d_keras.annotation import IGNORE, MAX_STRUCTURES
+from data_tools.layouts.data_set import (
+    CaseSource,
+    DataSet,
+    check_annotated,
+    check_case_ids,
+    check_name,
+    check_structures,
+    inside,
+)
+from tl3d_keras import json_file
+from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import SUFFIXES, case_name
 
+FILE_NAME = "dataset.json"
 NAMES_OF_IGNORE = ("ignore", "unannotated")
+MASK_FOLDER = "annotatedTr"
 
 
-@dataclass(frozen=True)
-class CaseSource:
-    """The files of one case.
-
-    Attributes:
-        case_id: the case's name.
-        images: one file a channel, or one with all.
-        label: its label file, or None for an unlabelled case.
-        annotated: names of the structures annotated in it.
-    """
-
-    case_id: str
-    images: tuple[Path, ...]
-    label: Path | None
-    annotated: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set before it is read.
-
-    Attributes:
-        structures: names of labels 1..K, in order.
-        channels: names of the image channels, in order.
-        file_values: label value in the files -> label 0..K or IGNORE.
-        cases: in the data set's order.
-    """
-
-    structures: tuple[str, ...]
-    channels: tuple[str, ...]
-    file_values: Mapping[int, int]
-    cases: tuple[CaseSource, ...]
-
-
-def read_layout(folder: str | Path) -> DataSet:
+def read(folder: Path) -> DataSet:
     """Reads the `dataset.json` of a Decathlon or nnU-Net v2 folder and lists its training cases.
 
     The Decathlon lists its pairs under `training`; nnU-Net's files are found by name. Either may
     hold `annotated_labels`, `{case: [structure, ...]}`, for cases in which not all structures were
-    annotated, and a label named `ignore` for voxels that nobody annotated.
+    annotated, a label named `ignore` for voxels that nobody annotated, and a folder `annotatedTr`
+    with a file for each case of which only the voxels that are not 0 there were annotated.
 
     Raises:
         InputError: `dataset.json` is missing, malformed or names files that do not exist.
     """
-    path = Path(folder) / "dataset.json"
+    path = folder / FILE_NAME
     content = _read_json(path)
     structures, file_values = _labels(content, path)
     nnunet = "channel_names" in content
@@ -65,15 +43,24 @@ def read_layout(folder: str | Path) -> DataSet:
     pairs = (
         _nnunet_pairs(content, path, len(channels)) if nnunet else _decathlon_pairs(content, path)
     )
+    names = [case_id for case_id, _, _ in pairs]
+    check_case_ids(names, path)
     annotated = _annotated(content, path, structures)
-    unlisted = sorted(annotated.keys() - {case_id for case_id, _, _ in pairs})
+    unlisted = sorted(annotated.keys() - set(names))
     if unlisted:
         raise InputError(
             f'{path}: "annotated_labels" names the case {unlisted[0]!r}, which is not '
             "among the training cases"
         )
+    masks = _annotated_masks(folder, {name: label is not None for name, _, label in pairs})
     cases = tuple(
-        CaseSource(case_id, images, label, annotated.get(case_id, structures))
+        CaseSource(
+            case_id,
+            images,
+            label,
+            annotated.get(case_id, structures),
+            annotated_mask=masks.get(case_id),
+        )
         for case_id, images, label in pairs
     )
     if not cases:
@@ -94,15 +81,7 @@ def read_annotated(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot read; expected a Decathlon or nnU-Net folder") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+    return json_file.read_object(path, "a Decathlon or nnU-Net folder")
 
 
 def _labels(content: dict[str, Any], path: Path) -> tuple[tuple[str, ...], dict[int, int]]:
@@ -113,12 +92,13 @@ def _labels(content: dict[str, Any], path: Path) -> tuple[tuple[str, ...], dict[
     for key, item in labels.items():
         # The Decathlon writes {"1": "liver"}, nnU-Net {"liver": 1}.
         value, name = (key, item) if isinstance(item, str) else (item, key)
-        try:
-            number = int(value)
-        except (TypeError, ValueError):
+        if type(value) is not int and not (
+            isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value)
+        ):
             raise InputError(
                 f"{path}: expected one whole number for the label {name!r}, found {value!r}"
-            ) from None
+            )
+        number = int(value)
         if number in by_value:
             raise InputError(f"{path}: labels {by_value[number]!r} and {name!r} share {number}")
         by_value[number] = name
@@ -129,13 +109,7 @@ def _labels(content: dict[str, Any], path: Path) -> tuple[tuple[str, ...], dict[
         elif number != 0:
             structures.append(name)
             file_values[number] = len(structures)
-    if not 0 < len(structures) <= MAX_STRUCTURES:
-        raise InputError(
-            f"{path}: expected 1 to {MAX_STRUCTURES} structures, found {len(structures)}"
-        )
-    if len(set(structures)) < len(structures):
-        raise InputError(f"{path}: expected structures of different names, found {structures}")
-    return tuple(structures), file_values
+    return check_structures(structures, path), file_values
 
 
 def _channels(channels: Any, path: Path) -> tuple[str, ...]:
@@ -143,12 +117,12 @@ def _channels(channels: Any, path: Path) -> tuple[str, ...]:
         raise InputError(
             f'{path}: expected "modality" or "channel_names" as {{"0": "CT"}}, found {channels!r}'
         )
-    try:
-        return tuple(str(channels[key]) for key in sorted(channels, key=int))
-    except ValueError:
+    numbered = [str(number) for number in range(len(channels))]
+    if set(channels) != set(numbered):
         raise InputError(
-            f"{path}: expected channels numbered 0, 1, ..., found {', '.join(channels)}"
-        ) from None
+            f"{path}: expected channels numbered 0, 1, ..., found {', '.join(map(repr, channels))}"
+        )
+    return tuple(check_name(channels[number], "channel", path) for number in numbered)
 
 
 _Pairs = list[tuple[str, tuple[Path, ...], Path | None]]
@@ -162,18 +136,13 @@ def _decathlon_pairs(content: dict[str, Any], path: Path) -> _Pairs:
     for entry in training:
         listed = entry if isinstance(entry, dict) else {"image": entry}
         image, label = listed.get("image"), listed.get("label")
-        if not image or not isinstance(image, str | list):
+        names: list[Any] = image if isinstance(image, list) else [image]
+        texts = names if label is None else [*names, label]
+        if not names or not all(isinstance(text, str) for text in texts):
             raise InputError(f'{path}: expected {{"image": ..., "label": ...}}, found {entry!r}')
-        files = [
-            _inside(path.parent, name, path)
-            for name in ([image] if isinstance(image, str) else image)
-        ]
+        files = [inside(path.parent, name, path) for name in names]
         name = case_name(files[0]).removesuffix("_0000") if len(files) > 1 else case_name(files[0])
-        pairs.append((name, tuple(files), _inside(path.parent, label, path) if label else None))
-    names = [name for name, _, _ in pairs]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise InputError(f"{path}: the case {sorted(twice)[0]} is listed twice")
+        pairs.append((name, tuple(files), inside(path.parent, label, path) if label else None))
     return pairs
 
 
@@ -187,24 +156,14 @@ def _nnunet_pairs(content: dict[str, Any], path: Path, num_channels: int) -> _Pa
     pairs: _Pairs = []
     for first in sorted((folder / "imagesTr").glob(f"*_0000{ending}")):
         name = first.name.removesuffix(f"_0000{ending}")
-        images = tuple(
-            folder / "imagesTr" / f"{name}_{channel:04d}{ending}" for channel in range(num_channels)
-        )
-        label = folder / "labelsTr" / f"{name}{ending}"
-        for file in (*images, label):
-            if not file.is_file():
-                raise InputError(f"{file}: no such file, though {first} is there")
-        pairs.append((name, images, label))
+        listed = [f"imagesTr/{name}_{channel:04d}{ending}" for channel in range(num_channels)]
+        listed.append(f"labelsTr/{name}{ending}")
+        for file in listed:
+            if not (folder / file).is_file():
+                raise InputError(f"{folder / file}: no such file, though {first} is there")
+        *images, label = (inside(folder, file, path) for file in listed)
+        pairs.append((name, tuple(images), label))
     return pairs
-
-
-def _inside(folder: Path, name: str, listed_in: Path) -> Path:
-    file = folder / name
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{listed_in}: expected files inside {folder}, found {name!r}")
-    if not file.exists():
-        raise InputError(f"{file}: no such file, though {listed_in} lists it")
-    return file
 
 
 def _annotated(
@@ -213,11 +172,20 @@ def _annotated(
     listed = content.get("annotated_labels", {})
     if not isinstance(listed, dict) or not all(isinstance(n, list) for n in listed.values()):
         raise InputError(f'{path}: expected "annotated_labels" as {{case: [names]}}')
-    for case, names in listed.items():
-        unknown = [name for name in names if name not in structures]
-        if unknown:
+    return {
+        case: check_annotated(names, structures, repr(case), path) for case, names in listed.items()
+    }
+
+
+def _annotated_masks(folder: Path, labelled: dict[str, bool]) -> dict[str, Path]:
+    """The files of `annotatedTr` by case, of which each must belong to a labelled case."""
+    masks: dict[str, Path] = {}
+    for file in sorted((folder / MASK_FOLDER).glob("[!.]*")):
+        case_id = case_name(file)
+        if case_id == file.name or case_id in masks or not labelled.get(case_id):
             raise InputError(
-                f'{path}: "annotated_labels" of {case} names {unknown[0]!r}; the '
-                f"structures are {', '.join(structures)}"
+                f"{file}: expected the annotated mask of a labelled case, one each, such as "
+                f"{next(iter(labelled), 'case')}.nii.gz"
             )
-    return {case: tuple(names) for case, names in listed.items()}
+        masks[case_id] = inside(folder, f"{MASK_FOLDER}/{file.name}", folder / MASK_FOLDER)
+    return masks
