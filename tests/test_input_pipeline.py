@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from data_tools import shard
-from tl3d_keras import augment, input_pipeline, manifest, volume_io
+from tl3d_keras import augmentation, input_pipeline, manifest, volume_io
 from tl3d_keras.annotation import IGNORE
-from tl3d_keras.augment import Augmentation
+from tl3d_keras.augmentation import Augmentation, Draw
 from tl3d_keras.errors import InputError
 from tl3d_keras.input_pipeline import PatchSettings, read_cases, training_batches
 from tl3d_keras.intensity import Intensity
@@ -22,13 +22,10 @@ SHAPES = {"a": (12, 14, 10), "b": (9, 20, 16), "c": (24, 8, 11), "d": (12, 12, 1
 # Channels z, y, x hold 10 at the first voxel of their axis, 11 at the next; channel 3 the case.
 WINDOW = Intensity("window", (0.0,) * 4, (40.0,) * 4)
 FIRST = 10
+CHANGES = Augmentation(
+    (0, 1, 2), rotation=Draw(-30, 30, 0.5), gamma=Draw(0.5, 2, 0.5), noise=Draw(0, 0.1, 0.5)
+)
 SETTINGS = PatchSettings((8, 8, 8), (4, 4, 4), 2, WINDOW, seed=3)
-
-
-@pytest.fixture(autouse=True)
-def one_open_case(monkeypatch):
-    """Starting a stream takes half a second for every open case."""
-    monkeypatch.setattr(input_pipeline, "_MAX_OPEN_CASES", 1)
 
 
 def labels_of(name: str) -> np.ndarray:
@@ -161,7 +158,7 @@ def test_padding_is_unannotated(records_dir):
 
 
 def test_stream_depends_on_the_seed_alone(records_dir):
-    settings = replace(SETTINGS, augmentation=Augmentation((0, 1, 2)))
+    settings = replace(SETTINGS, augmentation=CHANGES)
     first = batches(records_dir, settings, 6)
     assert equal(first, batches.__wrapped__(records_dir, settings, 6))
     other = batches(records_dir, replace(settings, seed=4), 6)
@@ -179,7 +176,7 @@ def test_resuming_continues_the_stream(records_dir, monkeypatch, open_cases, bat
         batch_size=batch_size,
         image_size=(5, 5, 5),
         label_size=(3, 3, 3),
-        augmentation=Augmentation((2,)),
+        augmentation=CHANGES,
     )
     whole = batches(records_dir, settings, 36)
     for first in starts:
@@ -214,11 +211,15 @@ def test_normalisation_uses_the_whole_volume(records_dir):
 
 def test_augmentation_is_applied(records_dir):
     plain = batches(records_dir, SETTINGS, 4)
-    noisy = batches(records_dir, replace(SETTINGS, augmentation=Augmentation()), 4)
+    noisy = batches(
+        records_dir,
+        replace(SETTINGS, augmentation=augmentation.preset("light", (1.0, 1.0, 1.0))),
+        4,
+    )
     for a, b in zip(plain, noisy, strict=True):
         np.testing.assert_array_equal(a["labels"], b["labels"])
         assert 0.005 < np.abs(a["image"] - b["image"]).mean() < 0.5
-    assert SETTINGS.augmentation == augment.NONE
+    assert SETTINGS.augmentation == augmentation.NONE
 
 
 def test_shapes_are_known_before_any_batch(records_dir):

@@ -66,6 +66,16 @@ def test_round_trip(rng, parse, dtype, encoding):
     )
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_parts_of_stored_words(rng, dtype, channels):
+    image = volume(rng, dtype, channels)
+    case = records.parse_words(records.encode("a", image, sparse(rng), []))
+    assert case.image.dtype == tf.int16
+    part = records.intensities(case.image[1:, :2, 3:], channels)
+    np.testing.assert_array_equal(part, image.array[1:, :2, 3:].astype(np.float32))
+
+
 @pytest.mark.parametrize(("dtype", "encoding"), [(np.int16, "raw"), (np.float32, "zlib")])
 def test_features_of_the_schema(rng, dtype, encoding):
     image = volume(rng, dtype)

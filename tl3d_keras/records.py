@@ -11,7 +11,17 @@ from tl3d_keras.annotation import IGNORE, Runs, from_runs, to_runs
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import Volume
 
-__all__ = ["ENCODINGS", "IGNORE", "Case", "dense_labels", "encode", "parse", "to_volumes"]
+__all__ = [
+    "ENCODINGS",
+    "IGNORE",
+    "Case",
+    "dense_labels",
+    "encode",
+    "intensities",
+    "parse",
+    "parse_words",
+    "to_volumes",
+]
 
 ENCODINGS = ("raw", "zlib")
 
@@ -104,26 +114,50 @@ def encode(
 
 def parse(serialized: tf.Tensor) -> Case:
     """Parses one serialised case (string scalar), in a graph or eagerly."""
+    case, channels = _parse(serialized)
+    return case._replace(image=intensities(case.image, channels))
+
+
+def parse_words(serialized: tf.Tensor) -> Case:
+    """Parses one serialised case, its image as it is stored, for `intensities` on parts of it.
+
+    The image is int16 [Z, Y, X, C], or [Z, Y, X, 2 C] where two words make a float32.
+    """
+    return _parse(serialized)[0]
+
+
+def intensities(words: tf.Tensor, channels: int | tf.Tensor) -> tf.Tensor:
+    """The float32 values [Z, Y, X, C] of a part of an image of `parse_words`, or of `parse`."""
+    if words.dtype == tf.float32:
+        return words
+    shape = tf.concat([tf.shape(words)[:3], [channels]], 0)
+
+    def join() -> tf.Tensor:
+        return tf.bitcast(tf.reshape(words, tf.concat([shape, [2]], 0)), tf.float32)
+
+    return tf.cond(tf.equal(tf.shape(words)[3], channels), lambda: tf.cast(words, tf.float32), join)
+
+
+def _parse(serialized: tf.Tensor) -> tuple[Case, tf.Tensor]:
+    """A case whose image is words, and its number of channels."""
     features = tf.io.parse_single_example(serialized, _FEATURES)
     data = tf.cond(
         tf.equal(features["image/encoding"], "zlib"),
         lambda: tf.io.decode_compressed(features["image"], "ZLIB"),
         lambda: features["image"],
     )
-    flat = tf.cond(
-        tf.equal(features["image/dtype"], "int16"),
-        lambda: tf.cast(tf.io.decode_raw(data, tf.int16), tf.float32),
-        lambda: tf.io.decode_raw(data, tf.float32),
-    )
-    return Case(
+    shape = features["image/shape"]
+    per_value = tf.where(tf.equal(features["image/dtype"], "int16"), [1, 1, 1, 1], [1, 1, 1, 2])
+    case = Case(
         case_id=features["case_id"],
-        image=tf.reshape(flat, features["image/shape"]),
+        image=tf.reshape(tf.io.decode_raw(data, tf.int16), shape * tf.cast(per_value, tf.int64)),
         geometry=features["geometry"],
         start=features["label/start"].values,
         length=features["label/length"].values,
         value=features["label/value"].values,
         annotated=features["label/annotated"].values,
     )
+    return case, tf.cast(shape[3], tf.int32)
 
 
 def dense_labels(case: Case) -> np.ndarray:

@@ -9,10 +9,19 @@ from typing import Any
 
 import tensorflow as tf
 
-from tl3d_keras import __version__, artifact, input_pipeline, intensity, records, training, transfer
+from tl3d_keras import (
+    __version__,
+    artifact,
+    augmentation,
+    input_pipeline,
+    intensity,
+    mirrors,
+    records,
+    training,
+    transfer,
+)
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.artifact import Artifact, ModelInfo
-from tl3d_keras.augment import Augmentation
 from tl3d_keras.errors import InputError
 from tl3d_keras.inference import Segmenter
 from tl3d_keras.intensity import Intensity
@@ -57,6 +66,7 @@ class RunSettings:
         num_train: use the first cases of the records only; None: all.
         num_validation: of these, the last are kept for validation; None: a tenth, at most 10.
         window: low and high in raw units; None: see `intensity.propose`.
+        augmentation: one of `augmentation.PRESETS`.
         flip_axes: axes 0, 1, 2 (z, y, x) that augmentation may flip.
         steps_per_epoch: steps between validations and checkpoints; None: a twentieth of all.
         seed: of weights, patches and augmentation.
@@ -83,6 +93,7 @@ class RunSettings:
     num_train: int | None = None
     num_validation: int | None = None
     window: tuple[float, float] | None = None
+    augmentation: str = "light"
     flip_axes: tuple[int, ...] = ()
     steps_per_epoch: int | None = None
     seed: int = 0
@@ -174,7 +185,7 @@ def _train(
     if base:
         _say_table(table, say)
     normalisation = _choose_intensity(settings, manifest, base)
-    patches = _patch_settings(settings, network, base, normalisation)
+    patches = _patch_settings(settings, manifest, network, base, normalisation)
     say(
         f"{len(train_cases)} training and {len(validation_cases)} validation cases, "
         f"{network.count_params():,} parameters, {precision}, "
@@ -184,6 +195,7 @@ def _train(
         command=sys.argv,
         precision=precision,
         replicas=strategy.num_replicas_in_sync,
+        augmentation=asdict(patches.augmentation),
         layers=[row._asdict() for row in table],
         training_cases=[c.case_id for c in train_cases],
         validation_cases=[c.case_id for c in validation_cases],
@@ -274,7 +286,11 @@ def _choose_intensity(
 
 
 def _patch_settings(
-    settings: RunSettings, network: UNet3D, base: Artifact | None, normalisation: Intensity
+    settings: RunSettings,
+    manifest: Manifest,
+    network: UNet3D,
+    base: Artifact | None,
+    normalisation: Intensity,
 ) -> input_pipeline.PatchSettings:
     default = 132 if network.geometry.padding == "valid" else 64
     size = settings.patch_size or (base.info.patch_size if base else (default,) * 3)
@@ -284,7 +300,7 @@ def _patch_settings(
         (z, y, x),
         settings.batch_size,
         normalisation,
-        Augmentation(settings.flip_axes),
+        augmentation.preset(settings.augmentation, manifest.spacing, settings.flip_axes),
         settings.seed,
     )
 
@@ -339,6 +355,9 @@ def _check(settings: RunSettings, manifest: Manifest) -> None:
         raise InputError(
             f"--num_train: expected 1 to {len(manifest.cases)} cases, found {settings.num_train}"
         )
+    augmentation.preset(settings.augmentation, manifest.spacing)
+    if 2 in settings.flip_axes:
+        mirrors.mirrored_labels(manifest.structures)
     if settings.head_steps is not None and not 0 <= settings.head_steps <= settings.steps:
         raise InputError(
             f"--head_steps: expected 0 to {settings.steps}, found {settings.head_steps}"
