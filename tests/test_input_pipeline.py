@@ -222,6 +222,34 @@ def test_augmentation_is_applied(records_dir):
     assert SETTINGS.augmentation == augmentation.NONE
 
 
+def test_a_flip_along_x_exchanges_the_sides_of_structures(records_dir):
+    plain, settings = manifest.load(records_dir), replace(SETTINGS, batch_size=1)
+    paired = replace(plain, structures=["kidney_left", "kidney_right"])
+    settings = replace(settings, augmentation=Augmentation((2,)))
+    ways = set()
+    for first, second in zip(
+        *(
+            itertools.islice(
+                training_batches(records_dir, m, m.select("c"), settings).as_numpy_iterator(), 16
+            )
+            for m in (plain, paired)
+        ),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(first["image"], second["image"])
+        # One step is large and the other way where padding begins.
+        flipped = bool((np.diff(raw(first["image"])[0, ..., 2].max((0, 1))) == -1).any())
+        np.testing.assert_array_equal(first["annotated"], [[1, 0, 1]])
+        np.testing.assert_array_equal(second["annotated"], [[1, flipped, not flipped]])
+        other = np.where(first["labels"] == 2, 1, first["labels"]) if flipped else first["labels"]
+        np.testing.assert_array_equal(second["labels"], other)
+        ways.add(flipped)
+    assert ways == {False, True}
+    one_sided = replace(plain, structures=["left_atrium", "liver"])
+    with pytest.raises(InputError, match="found 'left_atrium' without"):
+        training_batches(records_dir, one_sided, one_sided.cases, settings)
+
+
 def test_shapes_are_known_before_any_batch(records_dir):
     loaded = manifest.load(records_dir)
     spec = training_batches(records_dir, loaded, loaded.cases, SETTINGS).element_spec
