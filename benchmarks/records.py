@@ -77,10 +77,10 @@ def _read_sources(files: list[Path]) -> None:
 
 
 def _read_records(folder: Path, found: Manifest) -> None:
-    from tl3d_keras import input_pipeline, records
+    from tl3d_keras import stored_case
 
-    for case in input_pipeline.read_cases(folder, found, found.cases):
-        records.to_volumes(case)
+    for case in found.cases:
+        stored_case.read(folder, found, case)
 
 
 if __name__ == "__main__":

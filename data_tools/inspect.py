@@ -93,14 +93,15 @@ def write_page(
     import tensorflow as tf
 
     from data_tools import records_page
-    from tl3d_keras import input_pipeline, records, slices, thumbnails
+    from tl3d_keras import slices, stored_case, thumbnails
 
     progress = tf.keras.utils.Progbar(len(cases), unit_name="case")
 
     def pictures() -> Iterator[bytes]:
         window = slices.window_of(content.channels[0])
-        for parsed in input_pipeline.read_cases(folder, content, cases).prefetch(1):
-            image, labels = records.to_volumes(parsed)
+        for case in cases:
+            stored = stored_case.read(folder, content, case)
+            image, labels = stored.image, stored.labels
             yield thumbnails.jpeg(image.array[..., 0], labels, image.spacing, window)
             if sys.stdout.isatty():
                 progress.add(1)
@@ -117,10 +118,10 @@ def draw(folder: Path, content: Manifest, case: CaseEntry, path: Path) -> None:
         InputError: `path` is no PNG file, or cannot be written.
     """
     load_tensorflow()
-    from tl3d_keras import figure_file, input_pipeline, overlays, records, slices
+    from tl3d_keras import figure_file, overlays, slices, stored_case
 
-    parsed = next(iter(input_pipeline.read_cases(folder, content, [case])))
-    image, labels = records.to_volumes(parsed)
+    stored = stored_case.read(folder, content, case)
+    image, labels = stored.image, stored.labels
     channel = content.channels[0]
     figure = overlays.overlay(
         image.array[..., 0],

@@ -60,10 +60,17 @@ def define(command_flags: flags.FlagValues) -> None:
         None,
         "low,high raw intensities; default: the proposal of the records.",
     )
+    enum(
+        "augmentation",
+        "light",
+        ["none", "light", "full"],
+        "light: contrast, brightness, noise; full: also rotation, scaling, elastic deformation, "
+        "gamma, blur, low resolution, each now and then.",
+    )
     numbers(
         "flip_axes",
         [],
-        "Axes of z,y,x to flip at random; not x where structures are left or right.",
+        "Axes of z,y,x to flip at random; with x, left and right structures change names.",
     )
     integer(
         "steps_per_epoch",
@@ -91,6 +98,7 @@ def settings(command_flags: flags.FlagValues) -> dict[str, Any]:
         "strategy",
         "num_train",
         "num_validation",
+        "augmentation",
         "steps_per_epoch",
         "seed",
     )

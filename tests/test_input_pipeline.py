@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from helpers import make_shards
 
-from tl3d_keras import augment, input_pipeline, manifest, volume_io
+from tl3d_keras import augmentation, input_pipeline, manifest, volume_io
 from tl3d_keras.annotation import IGNORE
-from tl3d_keras.augment import Augmentation
+from tl3d_keras.augmentation import Augmentation, Draw
 from tl3d_keras.errors import InputError
-from tl3d_keras.input_pipeline import PatchSettings, read_cases, training_batches
+from tl3d_keras.input_pipeline import PatchSettings, training_batches
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.volume_io import Volume
 
@@ -22,13 +22,10 @@ SHAPES = {"a": (12, 14, 10), "b": (9, 20, 16), "c": (24, 8, 11), "d": (12, 12, 1
 # Channels z, y, x hold 10 at the first voxel of their axis, 11 at the next; channel 3 the case.
 WINDOW = Intensity("window", (0.0,) * 4, (40.0,) * 4)
 FIRST = 10
+CHANGES = Augmentation(
+    (0, 1, 2), rotation=Draw(-30, 30, 0.5), gamma=Draw(0.5, 2, 0.5), noise=Draw(0, 0.1, 0.5)
+)
 SETTINGS = PatchSettings((8, 8, 8), (4, 4, 4), 2, WINDOW, seed=3)
-
-
-@pytest.fixture(autouse=True)
-def one_open_case(monkeypatch):
-    """Starting a stream takes half a second for every open case."""
-    monkeypatch.setattr(input_pipeline, "_MAX_OPEN_CASES", 1)
 
 
 def labels_of(name: str) -> np.ndarray:
@@ -161,7 +158,7 @@ def test_padding_is_unannotated(records_dir):
 
 
 def test_stream_depends_on_the_seed_alone(records_dir):
-    settings = replace(SETTINGS, augmentation=Augmentation((0, 1, 2)))
+    settings = replace(SETTINGS, augmentation=CHANGES)
     first = batches(records_dir, settings, 6)
     assert equal(first, batches.__wrapped__(records_dir, settings, 6))
     other = batches(records_dir, replace(settings, seed=4), 6)
@@ -179,7 +176,7 @@ def test_resuming_continues_the_stream(records_dir, monkeypatch, open_cases, bat
         batch_size=batch_size,
         image_size=(5, 5, 5),
         label_size=(3, 3, 3),
-        augmentation=Augmentation((2,)),
+        augmentation=CHANGES,
     )
     whole = batches(records_dir, settings, 36)
     for first in starts:
@@ -214,11 +211,43 @@ def test_normalisation_uses_the_whole_volume(records_dir):
 
 def test_augmentation_is_applied(records_dir):
     plain = batches(records_dir, SETTINGS, 4)
-    noisy = batches(records_dir, replace(SETTINGS, augmentation=Augmentation()), 4)
+    noisy = batches(
+        records_dir,
+        replace(SETTINGS, augmentation=augmentation.preset("light", (1.0, 1.0, 1.0))),
+        4,
+    )
     for a, b in zip(plain, noisy, strict=True):
         np.testing.assert_array_equal(a["labels"], b["labels"])
         assert 0.005 < np.abs(a["image"] - b["image"]).mean() < 0.5
-    assert SETTINGS.augmentation == augment.NONE
+    assert SETTINGS.augmentation == augmentation.NONE
+
+
+def test_a_flip_along_x_exchanges_the_sides_of_structures(records_dir):
+    plain, settings = manifest.load(records_dir), replace(SETTINGS, batch_size=1)
+    paired = replace(plain, structures=["kidney_left", "kidney_right"])
+    settings = replace(settings, augmentation=Augmentation((2,)))
+    ways = set()
+    for first, second in zip(
+        *(
+            itertools.islice(
+                training_batches(records_dir, m, m.select("c"), settings).as_numpy_iterator(), 16
+            )
+            for m in (plain, paired)
+        ),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(first["image"], second["image"])
+        # One step is large and the other way where padding begins.
+        flipped = bool((np.diff(raw(first["image"])[0, ..., 2].max((0, 1))) == -1).any())
+        np.testing.assert_array_equal(first["annotated"], [[1, 0, 1]])
+        np.testing.assert_array_equal(second["annotated"], [[1, flipped, not flipped]])
+        other = np.where(first["labels"] == 2, 1, first["labels"]) if flipped else first["labels"]
+        np.testing.assert_array_equal(second["labels"], other)
+        ways.add(flipped)
+    assert ways == {False, True}
+    one_sided = replace(plain, structures=["left_atrium", "liver"])
+    with pytest.raises(InputError, match="found 'left_atrium' without"):
+        training_batches(records_dir, one_sided, one_sided.cases, settings)
 
 
 def test_shapes_are_known_before_any_batch(records_dir):
@@ -235,10 +264,3 @@ def test_nothing_annotated(records_dir):
     loaded = manifest.load(records_dir)
     with pytest.raises(InputError, match="expected annotated cases to train on, found none"):
         training_batches(records_dir, loaded, loaded.select(["d"]), SETTINGS)
-
-
-def test_read_cases_keeps_the_order_asked_for(records_dir):
-    loaded = manifest.load(records_dir)
-    found = list(read_cases(records_dir, loaded, loaded.select(["c", "a", "d"])))
-    assert [case.case_id.numpy() for case in found] == [b"c", b"a", b"d"]
-    assert [tuple(case.image.shape[:3]) for case in found] == [SHAPES[n] for n in "cad"]

@@ -77,3 +77,19 @@ def test_json_round_trip(settings):
 def test_settings_that_cannot_be_used(arguments, message):
     with pytest.raises(InputError, match=message):
         Intensity(*arguments)
+
+
+@pytest.mark.parametrize(
+    "intensity", [Intensity("zscore"), Intensity("window", (-50.0, 0.0), (50.0, 9.0))]
+)
+def test_coefficients_from_statistics_are_those_of_the_volume(rng, intensity):
+    image = rng.normal(5, 30, (4, 5, 6, 2)).astype(np.float32)
+    image[..., 1] = 7
+    statistics = [
+        {"mean": c.mean(), "std": c.std(), "minimum": c.min(), "maximum": c.max()}
+        for c in np.moveaxis(image, -1, 0)
+    ]
+    expected = intensity.coefficients(tf.constant(image))
+    for found, one in zip(intensity.coefficients_of(statistics), expected, strict=True):
+        assert found.shape == (2,) and found.dtype == np.float32
+        np.testing.assert_allclose(found, np.squeeze(one), rtol=1e-5)

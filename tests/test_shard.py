@@ -12,9 +12,10 @@ from helpers import make_shards
 
 from data_tools import case_pool, case_reader, shard
 from data_tools.reading import ReadOptions
-from tl3d_keras import input_pipeline, manifest, records, volume_io
+from tl3d_keras import manifest, stored_case, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
+from tl3d_keras.stored_case import StoredCase
 from tl3d_keras.volume_io import Volume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,10 +62,9 @@ def sparse(*slices: int) -> np.ndarray:
     return labels
 
 
-def parsed(folder: Path) -> dict[str, records.Case]:
+def stored(folder: Path) -> dict[str, StoredCase]:
     found = manifest.load(folder)
-    cases = input_pipeline.read_cases(folder, found, found.cases)
-    return {case.case_id.numpy().decode(): case for case in cases}
+    return {case.case_id: stored_case.read(folder, found, case) for case in found.cases}
 
 
 @pytest.fixture
@@ -87,14 +87,13 @@ def test_decathlon_to_records(tmp_path, suffix):
     image = folder.rng.integers(-100, 200, SHAPE).astype(np.int16)
     folder.add("a", sparse(1, 4), image)
     written = make_shards(folder.path, tmp_path / "out")
-    case = parsed(tmp_path / "out")["a"]
-    volume, labels = records.to_volumes(case)
+    _, volume, labels, annotated = stored(tmp_path / "out")["a"]
     np.testing.assert_array_equal(volume.array[..., 0], image)
     np.testing.assert_array_equal(labels, sparse(1, 4))
     assert volume.spacing == pytest.approx(SPACING)
     assert written.structures == ["liver", "spleen"] and written.channels == ["CT"]
     assert written.spacing == pytest.approx(SPACING)
-    assert case.annotated.numpy().tolist() == [1, 2]
+    assert annotated == (1, 2)
     inside = image[labels == 1]
     found = written.cases[0].foreground[0]
     assert found.percentile(50) == np.median(inside)
@@ -118,7 +117,7 @@ def test_nnunet_to_records(tmp_path):
     labels = sparse(2)
     folder.image("labelsTr/p", np.where(labels == IGNORE, 3, labels).astype(np.uint8))
     make_shards(folder.path, tmp_path / "out")
-    volume, found = records.to_volumes(parsed(tmp_path / "out")["p"])
+    _, volume, found, _ = stored(tmp_path / "out")["p"]
     np.testing.assert_array_equal(volume.array, np.stack([first, second], -1))
     np.testing.assert_array_equal(found, labels)
 
@@ -133,7 +132,7 @@ def test_every_case_comes_upright_and_to_one_spacing(tmp_path):
     folder.content["training"].append({"image": name, "label": label})
     folder.save()
     make_shards(folder.path, tmp_path / "out", spacing=(1.0, 1.0, 1.5))
-    volume, labels = records.to_volumes(parsed(tmp_path / "out")["a"])
+    _, volume, labels, _ = stored(tmp_path / "out")["a"]
     assert volume.array.shape == (12, 5, 4, 1) and volume.spacing == (1.0, 1.0, 1.5)
     assert volume.direction == pytest.approx(np.eye(3).ravel())
     expected = np.zeros((12, 5, 4))
@@ -171,11 +170,11 @@ def test_slices_and_voxels_are_printed(dataset, tmp_path, command, capsys):
 
 def test_unlabelled_case(dataset, tmp_path):
     written = make_shards(dataset.path, tmp_path / "out")
-    case = parsed(tmp_path / "out")["unlabelled"]
-    assert case.start.shape == (0,) and case.annotated.shape == (0,)
+    case = stored(tmp_path / "out")["unlabelled"]
+    assert case.annotated == ()
     assert written.cases[2].annotated_structures == []
     assert not written.is_fully_labelled(written.cases[2])
-    assert (records.dense_labels(case) == IGNORE).all()
+    assert (case.labels == IGNORE).all()
 
 
 def test_annotated_labels(dataset, tmp_path):
@@ -184,7 +183,7 @@ def test_annotated_labels(dataset, tmp_path):
     written = make_shards(dataset.path, tmp_path / "out")
     assert written.cases[0].annotated_structures == ["liver"]
     assert [written.is_fully_labelled(case) for case in written.cases] == [False, True, False]
-    assert parsed(tmp_path / "out")["sparse"].annotated.numpy().tolist() == [1]
+    assert stored(tmp_path / "out")["sparse"].annotated == (1,)
 
 
 def test_small_shards(dataset, tmp_path):
@@ -193,7 +192,7 @@ def test_small_shards(dataset, tmp_path):
     assert [entry.file for entry in written.shards] == names
     assert [case.shard for case in written.cases] == [0, 1, 2]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.json", *names]
-    assert list(parsed(tmp_path / "out")) == ["sparse", "full", "unlabelled"]
+    assert list(stored(tmp_path / "out")) == ["sparse", "full", "unlabelled"]
     manifest.verify(written, tmp_path / "out")
     # Enough for two cases of 120 voxels, were they float32.
     two = make_shards(dataset.path, tmp_path / "two", shard_bytes=10_000)
@@ -216,10 +215,11 @@ def test_zlib_holds_the_same(dataset, tmp_path):
     raw = make_shards(dataset.path, tmp_path / "raw")
     small = make_shards(dataset.path, tmp_path / "zlib", encoding="zlib")
     assert small.cases[3].bytes < raw.cases[3].bytes
-    same = zip(parsed(tmp_path / "raw").values(), parsed(tmp_path / "zlib").values(), strict=True)
+    same = zip(stored(tmp_path / "raw").values(), stored(tmp_path / "zlib").values(), strict=True)
     for first, second in same:
-        for a, b in zip(first, second, strict=True):
-            np.testing.assert_array_equal(a.numpy(), b.numpy())
+        np.testing.assert_array_equal(first.image.array, second.image.array)
+        np.testing.assert_array_equal(first.labels, second.labels)
+        assert first.annotated == second.annotated
 
 
 def test_two_workers_write_the_same_bytes(dataset, tmp_path, monkeypatch):
@@ -242,9 +242,9 @@ def test_partial_labels(dataset, tmp_path):
     make_shards(dataset.path, tmp_path / "out", PARTIAL)
     expected = np.full(SHAPE, IGNORE)
     expected[3:5, 1:4, 2:4] = box
-    cases = parsed(tmp_path / "out")
-    np.testing.assert_array_equal(records.dense_labels(cases["boxed"]), expected)
-    np.testing.assert_array_equal(records.dense_labels(cases["sparse"]), sparse(1, 4))
+    cases = stored(tmp_path / "out")
+    np.testing.assert_array_equal(cases["boxed"].labels, expected)
+    np.testing.assert_array_equal(cases["sparse"].labels, sparse(1, 4))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from data_tools import case_pool, layouts, prepare
 from data_tools.plan import make_plan, read_header
 from data_tools.reading import ReadOptions
 from data_tools.sharding import ShardOptions, shard_dataset
-from tl3d_keras import input_pipeline, manifest, volume_io
+from tl3d_keras import manifest, stored_case, volume_io
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import Volume
 from tl3d_keras.whole_folder import whole_folder
@@ -165,8 +165,8 @@ def test_skipping(own_dataset_dir, tmp_path, capsys, shard_bytes):
     out = tmp_path / "out"
     written = make_shards(own_dataset_dir, out, on_error="skip", shard_bytes=shard_bytes)
     assert [case.case_id for case in written.cases] == ["case_0", "case_2"]
-    cases = input_pipeline.read_cases(out, written, written.cases)
-    assert [case.case_id.numpy() for case in cases] == [b"case_0", b"case_2"]
+    cases = [stored_case.read(out, written, case) for case in written.cases]
+    assert [case.case_id for case in cases] == ["case_0", "case_2"]
     with open(out / "skipped.csv", newline="") as file:
         rows = {row["case_id"]: row["reason"] for row in csv.DictReader(file)}
     assert "labelsTr/case_1.nii.gz: expected a medical image, found an empty file" in rows["case_1"]

@@ -114,6 +114,8 @@ def test_run_folder_holds_what_is_promised(records, tmp_path, capsys):
     assert run["done"] and run["seconds"] > 0 and run["peak_memory_gib"] > 0
     assert run["training_cases"] == ["case_0", "case_1", "case_2"]
     assert run["validation_cases"] == ["case_3"]
+    assert run["settings"]["augmentation"] == "light"
+    assert run["augmentation"]["contrast"] == [0.85, 1.15, 1.0]
     assert run["settings"]["data"] and run["versions"]["tensorflow"] == tf.__version__
     assert list((tmp_path / "run" / "logs").glob("events*"))
     info = artifact.load(model).info
@@ -283,6 +285,7 @@ def test_another_run_in_the_folder_is_refused(records, tmp_path):
             {"optimizer": "adum"},
             "expected an optimizer that Keras knows, such as adam, found 'adum'",
         ),
+        ({"augmentation": "heavy"}, "expected an augmentation of none, light, full, found 'heavy'"),
         ({"records_dir": "nowhere"}, "nowhere/manifest.json: cannot read"),
     ],
 )
@@ -290,6 +293,13 @@ def test_wrong_settings(records, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         training_run.run(dataclasses.replace(settings(records), **changes), tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_flipping_one_side_is_refused_before_anything_is_written(tmp_path):
+    records = helpers.write_records(tmp_path, num_cases=1, structures=("left_kidney", "liver"))
+    with pytest.raises(InputError, match="expected no flip along x, or .* found 'left_kidney'"):
+        training_run.run(settings(records, flip_axes=(0, 2)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_transfer_from_another_number_of_channels_and_structures(records, tmp_path):

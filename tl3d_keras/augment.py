@@ -1,73 +1,190 @@
-"""Random changes of a patch, each a pure function of its seed, in TensorFlow ops."""
+"""Flips and changes of intensity of a patch, each a pure function of its seed, in TensorFlow ops.
 
-from collections.abc import Sequence
-from typing import NamedTuple
+Every change takes the patch, float32 [Z, Y, X, C] in normalised intensities, and an int [2] seed.
+"""
 
+from collections.abc import Callable, Sequence
+
+import numpy as np
 import tensorflow as tf
 
-
-class Augmentation(NamedTuple):
-    """What is drawn for every patch.
-
-    Attributes:
-        flip_axes: axes 0, 1, 2 (z, y, x) that may be flipped, each with probability 1/2.
-        scaling: intensities are multiplied by a factor in [1 - scaling, 1 + scaling].
-        shift: a constant in [-shift, shift] is added, in normalised units.
-        noise: the standard deviation of added Gaussian noise is drawn from [0, noise].
-    """
-
-    flip_axes: tuple[int, ...] = ()
-    scaling: float = 0.15
-    shift: float = 0.15
-    noise: float = 0.1
-
-
-NONE = Augmentation((), 0.0, 0.0, 0.0)
+from tl3d_keras.augmentation import Augmentation, Draw
 
 
 def augment(
-    image: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, settings: Augmentation
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Applies all of `settings`.
+    patch: dict[str, tf.Tensor],
+    seed: tf.Tensor,
+    settings: Augmentation,
+    spacing: Sequence[float],
+    mirrored: Sequence[int],
+) -> dict[str, tf.Tensor]:
+    """Flips a patch and changes its intensities; `spatial` does the rest when it is cut out.
 
     Args:
-        image: float32 [Z, Y, X, C], normalised.
-        labels: uint8 [z, y, x], concentric with the image.
+        patch: "image" float32 [Z, Y, X, C], normalised; "labels" uint8 [z, y, x], concentric with
+            the image; "annotated" uint8 [K + 1].
         seed: int [2].
         settings: what to draw.
+        spacing: (z, y, x) in mm.
+        mirrored: see `flip`.
     """
-    seeds = tf.random.experimental.stateless_split(seed, 4)
-    image, labels = flip(image, labels, seeds[0], settings.flip_axes)
-    image = scale(image, seeds[1], settings.scaling)
-    image = shift(image, seeds[2], settings.shift)
-    return noise(image, seeds[3], settings.noise), labels
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 7))
+    patch = flip(patch, seeds[0], settings.flip_axes, mirrored)
+    # In the order of a scan: what is scanned, the scanner's resolution, its noise.
+    image = gamma(patch["image"], seeds[1], settings.gamma)
+    image = contrast(image, seeds[2], settings.contrast)
+    image = brightness(image, seeds[3], settings.brightness)
+    image = low_resolution(image, seeds[4], settings.low_resolution, spacing)
+    image = blur(image, seeds[5], settings.blur, spacing)
+    return patch | {"image": noise(image, seeds[6], settings.noise)}
 
 
 def flip(
-    image: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, axes: Sequence[int]
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Flips image and labels together along each of `axes` with probability 1/2."""
-    coins = tf.random.stateless_uniform([3], seed) < 0.5
-    for axis in axes:
-        image = tf.where(coins[axis], tf.reverse(image, [axis]), image)
-        labels = tf.where(coins[axis], tf.reverse(labels, [axis]), labels)
-    return image, labels
+    patch: dict[str, tf.Tensor], seed: tf.Tensor, axes: Sequence[int], mirrored: Sequence[int]
+) -> dict[str, tf.Tensor]:
+    """Flips image and labels together along each of `axes` with probability 1/2.
+
+    Args:
+        patch: as in `augment`.
+        seed: int [2].
+        axes: of 0, 1, 2 (z, y, x).
+        mirrored: see `mirrors.mirrored_labels`; a flip along x exchanges labels by it.
+    """
+    if not axes:
+        return patch
+    coins = tf.gather(tf.random.stateless_uniform([3], seed) < 0.5, list(axes))
+    turned = tf.boolean_mask(tf.constant(axes, tf.int32), coins)
+    labels, annotated = tf.reverse(patch["labels"], turned), patch["annotated"]
+    if 2 in axes and list(mirrored) != sorted(mirrored):
+        other = np.arange(256, dtype=np.uint8)
+        other[: len(mirrored)] = mirrored
+        labels, annotated = tf.cond(
+            tf.reduce_any(turned == 2),
+            lambda: (
+                tf.gather(tf.constant(other), tf.cast(labels, tf.int32)),
+                tf.gather(annotated, list(mirrored)),
+            ),
+            lambda: (labels, annotated),
+        )
+    image = tf.reverse(patch["image"], turned)
+    return patch | {"image": image, "labels": labels, "annotated": annotated}
 
 
-def scale(image: tf.Tensor, seed: tf.Tensor, amount: float) -> tf.Tensor:
-    """Multiplies by one factor in [1 - amount, 1 + amount]."""
-    return image * tf.random.stateless_uniform([], seed, 1 - amount, 1 + amount)
+def gamma(image: tf.Tensor, seed: tf.Tensor, draw: Draw) -> tf.Tensor:
+    """Raises intensities, scaled to [0, 1] between lowest and highest, to a drawn power."""
+
+    def change(exponent: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+        low = tf.reduce_min(image, [0, 1, 2])
+        span = tf.reduce_max(image, [0, 1, 2]) - low
+        return tf.pow(tf.math.divide_no_nan(image - low, span), exponent) * span + low
+
+    return _maybe(image, seed, draw, change, draw.factor)
 
 
-def shift(image: tf.Tensor, seed: tf.Tensor, amount: float) -> tf.Tensor:
-    """Adds one constant in [-amount, amount]."""
-    return image + tf.random.stateless_uniform([], seed, -amount, amount)
+def contrast(image: tf.Tensor, seed: tf.Tensor, draw: Draw) -> tf.Tensor:
+    """Multiplies by one factor."""
+    return _maybe(image, seed, draw, lambda factor, _: image * factor)
 
 
-def noise(image: tf.Tensor, seed: tf.Tensor, amount: float) -> tf.Tensor:
-    """Adds Gaussian noise whose standard deviation is drawn from [0, amount]."""
-    if not amount:
+def brightness(image: tf.Tensor, seed: tf.Tensor, draw: Draw) -> tf.Tensor:
+    """Adds one constant."""
+    return _maybe(image, seed, draw, lambda shift, _: image + shift)
+
+
+def noise(image: tf.Tensor, seed: tf.Tensor, draw: Draw) -> tf.Tensor:
+    """Adds Gaussian noise of a drawn standard deviation."""
+    return _maybe(
+        image,
+        seed,
+        draw,
+        lambda level, noise_seed: (
+            image + level * tf.random.stateless_normal(tf.shape(image), noise_seed)
+        ),
+    )
+
+
+def blur(image: tf.Tensor, seed: tf.Tensor, draw: Draw, spacing: Sequence[float]) -> tf.Tensor:
+    """Blurs by a Gaussian of a drawn standard deviation in mm.
+
+    At the border the weights of the voxels that there are sum to 1.
+    """
+
+    def weights(size: int, sigma: tf.Tensor, step: float) -> tf.Tensor:
+        distance = tf.range(size, dtype=tf.float32) * step
+        far = (distance[:, tf.newaxis] - distance) / tf.maximum(sigma, 1e-3 * step)
+        return tf.nn.softmax(-0.5 * far**2)
+
+    return _maybe(image, seed, draw, lambda sigma, _: _along_axes(image, weights, sigma, spacing))
+
+
+def low_resolution(
+    image: tf.Tensor, seed: tf.Tensor, draw: Draw, spacing: Sequence[float]
+) -> tf.Tensor:
+    """Averages over voxels of a drawn edge in mm and interpolates back, linearly.
+
+    Axes whose voxels are larger than that stay as they are.
+    """
+
+    def weights(size: int, edge: tf.Tensor, step: float) -> tf.Tensor:
+        ratio = tf.maximum(edge / step, 1.0)
+        voxels = tf.range(size, dtype=tf.float32)
+        centres = ((voxels + 0.5) * ratio - 0.5)[:, tf.newaxis]
+        overlap = tf.minimum(centres + ratio / 2, voxels + 0.5) - tf.maximum(
+            centres - ratio / 2, voxels - 0.5
+        )
+        average = tf.maximum(overlap, 0.0)
+        covered = tf.reduce_sum(average, 1, keepdims=True)
+        average = tf.math.divide_no_nan(average, covered)
+        # Large voxels that lie beyond the patch take no part.
+        linear = tf.maximum(1 - tf.abs(voxels - centres) / ratio, 0.0) * tf.sign(covered)
+        # The outermost voxels lie beyond the last centre.
+        linear = linear / tf.reduce_sum(linear, 0)
+        return tf.matmul(linear, average, transpose_a=True)
+
+    return _maybe(image, seed, draw, lambda edge, _: _along_axes(image, weights, edge, spacing))
+
+
+def _along_axes(
+    image: tf.Tensor,
+    weights: Callable[[int, tf.Tensor, float], tf.Tensor],
+    amount: tf.Tensor,
+    spacing: Sequence[float],
+) -> tf.Tensor:
+    """Multiplies each axis by its matrix `weights(size, amount, step)`, [out, in].
+
+    A product of 132 x 132 is faster on a processor than a convolution of one channel.
+    """
+    image = tf.transpose(image, [3, 0, 1, 2])
+    shape = tf.shape(image)
+    for axis in range(2):
+        matrix = weights(shape[axis + 1], amount, spacing[axis])
+        flat = tf.reshape(image, [-1, shape[axis + 1], tf.reduce_prod(shape[axis + 2 :])])
+        image = tf.reshape(tf.matmul(matrix, flat), shape)
+    matrix = weights(shape[3], amount, spacing[2])
+    image = tf.reshape(
+        tf.matmul(tf.reshape(image, [-1, shape[3]]), matrix, transpose_b=True), shape
+    )
+    return tf.transpose(image, [1, 2, 3, 0])
+
+
+def _maybe(
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    draw: Draw,
+    change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    amount_of: Callable[[tf.Tensor], tf.Tensor] | None = None,
+) -> tf.Tensor:
+    """`change(amount, seed)` with the draw's probability, else the image."""
+    if not draw.probability:
         return image
-    level_seed, noise_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-    level = tf.random.stateless_uniform([], level_seed, 0, amount)
-    return image + level * tf.random.stateless_normal(tf.shape(image), noise_seed)
+    coin_seed, amount_seed, change_seed = tf.unstack(
+        tf.random.experimental.stateless_split(seed, 3)
+    )
+    amount = (amount_of or draw.amount)(amount_seed)
+    if draw.probability == 1:
+        changed = change(amount, change_seed)
+    else:
+        changed = tf.cond(
+            draw.happens(coin_seed), lambda: change(amount, change_seed), lambda: image
+        )
+    return tf.ensure_shape(changed, image.shape)

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tl3d_keras import augment, patches, records
-from tl3d_keras.augment import Augmentation
+from tl3d_keras import augmentation, mirrors, patches, records, spatial
+from tl3d_keras.augment import augment
+from tl3d_keras.augmentation import Augmentation
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.manifest import CaseEntry, Manifest
@@ -41,7 +42,7 @@ class PatchSettings:
     label_size: tuple[int, int, int]
     batch_size: int
     intensity: Intensity
-    augmentation: Augmentation = augment.NONE
+    augmentation: Augmentation = augmentation.NONE
     seed: int = 0
 
 
@@ -67,11 +68,13 @@ def training_batches(
         that were annotated in the patch's case.
 
     Raises:
-        InputError: none of the cases is annotated.
+        InputError: none of the cases is annotated, or structures of one side have no partner to
+            change places with in a flip along x.
     """
     cases = [case for case in cases if case.coverage["annotated"]["voxels"]]
     if not cases:
         raise InputError(f"{records_dir}: expected annotated cases to train on, found none")
+    make = _PatchMaker(manifest, cases, settings)
     patches_per_visit, open_cases = _visit_plan(cases, settings)
     per_block = patches_per_visit * open_cases
     block, skipped = divmod(first_batch * settings.batch_size, per_block)
@@ -82,24 +85,13 @@ def training_batches(
         order = tf.argsort(tf.random.stateless_uniform([len(cases)], order_seed))
         chosen = order[number % len(cases)]
 
-        def patches_of(case: records.Case) -> tf.data.Dataset:
-            scale, offset = settings.intensity.coefficients(case.image)
-            # Beyond the volume lies its lowest value, as `inference` pads.
-            floor = tf.reduce_min(case.image, axis=[0, 1, 2])
-            samples = tf.data.Dataset.range(patches_per_visit)
-            return samples.map(
-                lambda sample: _draw(
-                    case,
-                    (floor, scale, offset),
-                    tf.stack(
-                        [tf.cast(settings.seed, tf.int64) + 1, number * patches_per_visit + sample]
-                    ),
-                    settings,
-                    manifest,
-                )
-            )
+        def samples_of(case: records.Case) -> tf.data.Dataset:
+            first = number * patches_per_visit
+            samples = tf.data.Dataset.range(first, first + patches_per_visit)
+            opened = tf.data.Dataset.from_tensors((case, chosen)).repeat()
+            return tf.data.Dataset.zip((samples, opened))
 
-        return source.open(chosen).flat_map(patches_of)
+        return source.open(chosen).map(records.parse_words).flat_map(samples_of)
 
     visits = tf.data.Dataset.range(block * open_cases, np.iinfo(np.int64).max)
     samples = visits.interleave(
@@ -109,18 +101,12 @@ def training_batches(
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    batches = samples.skip(skipped).batch(settings.batch_size, drop_remainder=True)
+    # Patches are made out here, for a function inside a visit is set up anew for each visit.
+    made = samples.skip(skipped).map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = made.batch(settings.batch_size, drop_remainder=True)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.prefetch(2).with_options(options)
-
-
-def read_cases(
-    records_dir: str | Path, manifest: Manifest, cases: Sequence[CaseEntry]
-) -> tf.data.Dataset:
-    """A data set of the parsed `records.Case` of each of `cases`, in order."""
-    source = _CaseSource(Path(records_dir), manifest, cases)
-    return tf.data.Dataset.range(len(cases)).flat_map(source.open)
 
 
 class _CaseSource:
@@ -136,14 +122,13 @@ class _CaseSource:
         )
 
     def open(self, index: tf.Tensor) -> tf.data.Dataset:
-        """A data set of the one parsed case."""
-        serialized = tf.data.FixedLengthRecordDataset(
+        """A data set of the one serialised case."""
+        return tf.data.FixedLengthRecordDataset(
             self._files[index],
             record_bytes=self._bytes[index],
             header_bytes=self._offsets[index],
             footer_bytes=self._after[index],
         )
-        return serialized.map(records.parse)
 
 
 def _visit_plan(cases: Sequence[CaseEntry], settings: PatchSettings) -> tuple[int, int]:
@@ -154,30 +139,57 @@ def _visit_plan(cases: Sequence[CaseEntry], settings: PatchSettings) -> tuple[in
     return per_visit, int(np.clip(_OPEN_BYTES // largest, 1, min(len(cases), _MAX_OPEN_CASES)))
 
 
-def _draw(
-    case: records.Case,
-    whole_volume: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
-    seed: tf.Tensor,
-    settings: PatchSettings,
-    manifest: Manifest,
-) -> dict[str, tf.Tensor]:
-    centre_seed, augment_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-    centre = patches.draw_centre(case, centre_seed)
-    image_size = tf.constant(settings.image_size, tf.int64)
-    label_size = tf.constant(settings.label_size, tf.int64)
-    image_start = centre - image_size // 2
-    label_start = image_start + (image_size - label_size) // 2
-    floor, scale, offset = whole_volume
-    image = patches.crop_image(case.image, image_start, image_size, floor)
-    image = settings.intensity.apply(image, scale, offset)
-    labels = patches.crop_labels(case, label_start, label_size)
-    image, labels = augment.augment(image, labels, augment_seed, settings.augmentation)
-    structures = tf.range(1, len(manifest.structures) + 1, dtype=tf.int64)
-    annotated = tf.reduce_any(structures[:, tf.newaxis] == case.annotated[tf.newaxis], axis=1)
-    return {
-        # With a static shape, the channels included, a training step takes half the time.
-        "image": tf.ensure_shape(image, [*settings.image_size, len(manifest.channels)]),
-        "labels": tf.ensure_shape(labels, settings.label_size),
-        # Keras 3 averages its first batch over replicas, which booleans do not bear.
-        "annotated": tf.cast(tf.concat([[True], annotated], 0), tf.uint8),
-    }
+class _PatchMaker:
+    """Makes the patch of a sample from its case."""
+
+    def __init__(
+        self, manifest: Manifest, cases: Sequence[CaseEntry], settings: PatchSettings
+    ) -> None:
+        self._settings, self._spacing = settings, manifest.spacing
+        self._structures = len(manifest.structures)
+        self._mirrored = list(range(self._structures + 1))
+        if 2 in settings.augmentation.flip_axes:
+            self._mirrored = mirrors.mirrored_labels(manifest.structures)
+        # Beyond the volume lies its lowest value, as `inference` pads.
+        floors = [[channel["minimum"] for channel in case.intensity] for case in cases]
+        scales, shifts = zip(
+            *(settings.intensity.coefficients_of(case.intensity) for case in cases), strict=True
+        )
+        self._floors, self._scales, self._shifts = (
+            tf.constant(np.array(values), tf.float32) for values in (floors, scales, shifts)
+        )
+
+    def __call__(
+        self, sample: tf.Tensor, opened: tuple[records.Case, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """The patch of a sample, of a case and its index."""
+        (case, index), settings = opened, self._settings
+        centre_seed, cut_seed, augment_seed = tf.unstack(
+            tf.random.experimental.stateless_split(
+                tf.stack([tf.cast(settings.seed, tf.int64) + 1, sample]), 3
+            )
+        )
+        start = patches.draw_centre(case, centre_seed) - tf.constant(
+            [n // 2 for n in settings.image_size], tf.int64
+        )
+        image, labels = spatial.cut(
+            case,
+            start,
+            settings.image_size,
+            settings.label_size,
+            self._floors[index],
+            cut_seed,
+            settings.augmentation,
+            self._spacing,
+        )
+        structures = tf.range(1, self._structures + 1, dtype=tf.int64)
+        annotated = tf.reduce_any(structures[:, tf.newaxis] == case.annotated[tf.newaxis], axis=1)
+        image = settings.intensity.apply(image, self._scales[index], self._shifts[index])
+        patch = {
+            # With a static shape, the channels included, a training step takes half the time.
+            "image": tf.ensure_shape(image, [*settings.image_size, self._floors.shape[1]]),
+            "labels": tf.ensure_shape(labels, settings.label_size),
+            # Keras 3 averages its first batch over replicas, which booleans do not bear.
+            "annotated": tf.cast(tf.concat([[True], annotated], 0), tf.uint8),
+        }
+        return augment(patch, augment_seed, settings.augmentation, self._spacing, self._mirrored)

@@ -1,9 +1,10 @@
 """Raw intensities to what the network sees, in TensorFlow ops, by one configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tl3d_keras.errors import InputError
@@ -56,6 +57,20 @@ class Intensity:
         varies = tf.reduce_max(image, [-4, -3, -2], True) > tf.reduce_min(image, [-4, -3, -2], True)
         scale = tf.where(varies, tf.math.divide_no_nan(1.0, tf.sqrt(variance)), 0.0)
         return scale, -mean * scale
+
+    def coefficients_of(
+        self, statistics: Sequence[Mapping[str, float]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`coefficients` [C] of a volume from its channels' mean, std, minimum and maximum."""
+        if self.mode == "window":
+            lower, upper = np.array(self.low, np.float32), np.array(self.high, np.float32)
+            return 2 / (upper - lower), -(upper + lower) / (upper - lower)
+        mean, std, low, high = (
+            np.array([s[key] for s in statistics]) for key in ("mean", "std", "minimum", "maximum")
+        )
+        varies = (high > low) & (std > 0)
+        scale = np.where(varies, 1 / np.where(varies, std, 1), 0)
+        return scale.astype(np.float32), (-mean * scale).astype(np.float32)
 
     def apply(self, image: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
         """Normalises a part of a volume with the coefficients of the whole."""

@@ -34,8 +34,8 @@ _COUNTS = {
 }
 
 
-def check(example_class: Any, serialized: bytes) -> Any:
-    """Checks one serialised case and returns its message.
+def check(example_class: Any, serialized: bytes) -> tuple[Any, bytes]:
+    """Checks one serialised case; returns its message and the image's bytes, uncompressed.
 
     Args:
         example_class: `tf.train.Example`.
@@ -58,10 +58,10 @@ def check(example_class: Any, serialized: bytes) -> Any:
     shape = list(features["image/shape"])
     if min(shape) < 1:
         raise InputError(f"{where}: expected a positive image/shape, found {shape}")
-    _check_image(features, shape, where)
+    image = _check_image(features, shape, where)
     _check_geometry(np.array(features["geometry"]), where)
     _check_labels(features, math.prod(shape[:3]), where)
-    return example
+    return example, image
 
 
 def _values(example: Any, name: str) -> Any:
@@ -87,7 +87,7 @@ def _text(value: bytes) -> str:
     return value.decode(errors="replace")
 
 
-def _check_image(features: dict[str, Any], shape: list[int], where: str) -> None:
+def _check_image(features: dict[str, Any], shape: list[int], where: str) -> bytes:
     stored = features["image"][0]
     dtype, encoding = _text(features["image/dtype"][0]), _text(features["image/encoding"][0])
     for name, value, known in (("dtype", dtype, DTYPES), ("encoding", encoding, ENCODINGS)):
@@ -109,6 +109,7 @@ def _check_image(features: dict[str, Any], shape: list[int], where: str) -> None
         )
     if dtype == "float32" and not np.isfinite(np.frombuffer(stored, "<f4")).all():
         raise InputError(f"{where}: expected finite intensities, found NaN or infinite values")
+    return stored
 
 
 def _decompressed(stored: bytes, expected: int, where: str) -> bytes:

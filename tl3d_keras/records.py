@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tl3d_keras import record_check
-from tl3d_keras.annotation import IGNORE, Runs, from_runs
+from tl3d_keras.annotation import IGNORE
 from tl3d_keras.case_fields import Fields, make_fields
 from tl3d_keras.record_check import DTYPES, ENCODINGS
 from tl3d_keras.volume_io import Volume
@@ -15,12 +14,11 @@ from tl3d_keras.volume_io import Volume
 __all__ = [
     "IGNORE",
     "Case",
-    "check",
-    "dense_labels",
     "encode",
+    "intensities",
     "parse",
+    "parse_words",
     "serialize",
-    "to_volumes",
 ]
 
 _FEATURES = {
@@ -78,22 +76,39 @@ def serialize(fields: Fields) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def check(serialized: bytes) -> None:
-    """Raises an `InputError` that names what is wrong, unless this is a whole and sane record."""
-    record_check.check(tf.train.Example, serialized)
-
-
 def parse(serialized: tf.Tensor) -> Case:
     """Parses one serialised case (string scalar), in a graph or eagerly.
 
     Raises:
-        InputError: eagerly, what `check` finds.
-        tf.errors.InvalidArgumentError: in a graph, which looks at sizes and runs alone.
+        tf.errors.InvalidArgumentError: sizes, kinds or runs that cannot be; `stored_case.decode`
+            looks at all the rest too.
     """
-    if tf.executing_eagerly():
-        example = record_check.check(tf.train.Example, tf.convert_to_tensor(serialized).numpy())
-        # As Protobuf reads it: of features that are there twice both parsers could take another.
-        serialized = example.SerializeToString(deterministic=True)
+    case, channels = _parse(serialized)
+    return case._replace(image=intensities(case.image, channels))
+
+
+def parse_words(serialized: tf.Tensor) -> Case:
+    """Parses one serialised case, its image as it is stored, for `intensities` on parts of it.
+
+    The image is int16 [Z, Y, X, C], or [Z, Y, X, 2 C] where two words make a float32.
+    """
+    return _parse(serialized)[0]
+
+
+def intensities(words: tf.Tensor, channels: int | tf.Tensor) -> tf.Tensor:
+    """The float32 values [Z, Y, X, C] of a part of an image of `parse_words`, or of `parse`."""
+    if words.dtype == tf.float32:
+        return words
+    shape = tf.concat([tf.shape(words)[:3], [channels]], 0)
+
+    def join() -> tf.Tensor:
+        return tf.bitcast(tf.reshape(words, tf.concat([shape, [2]], 0)), tf.float32)
+
+    return tf.cond(tf.equal(tf.shape(words)[3], channels), lambda: tf.cast(words, tf.float32), join)
+
+
+def _parse(serialized: tf.Tensor) -> tuple[Case, tf.Tensor]:
+    """A case whose image is words, and its number of channels."""
     features = tf.io.parse_single_example(serialized, _FEATURES)
     _assert_sane(features)
     data = tf.cond(
@@ -101,20 +116,18 @@ def parse(serialized: tf.Tensor) -> Case:
         lambda: tf.io.decode_compressed(features["image"], "ZLIB"),
         lambda: features["image"],
     )
-    flat = tf.cond(
-        tf.equal(features["image/dtype"], "int16"),
-        lambda: tf.cast(tf.io.decode_raw(data, tf.int16), tf.float32),
-        lambda: tf.io.decode_raw(data, tf.float32),
-    )
-    return Case(
+    shape = features["image/shape"]
+    per_value = tf.where(tf.equal(features["image/dtype"], "int16"), [1, 1, 1, 1], [1, 1, 1, 2])
+    case = Case(
         case_id=features["case_id"],
-        image=tf.reshape(flat, features["image/shape"]),
+        image=tf.reshape(tf.io.decode_raw(data, tf.int16), shape * tf.cast(per_value, tf.int64)),
         geometry=features["geometry"],
         start=features["label/start"].values,
         length=features["label/length"].values,
         value=features["label/value"].values,
         annotated=features["label/annotated"].values,
     )
+    return case, tf.cast(shape[3], tf.int32)
 
 
 def _assert_sane(features: dict[str, Any]) -> None:
@@ -132,23 +145,6 @@ def _assert_sane(features: dict[str, Any]) -> None:
         condition=tf.reduce_all(tf.concat([known, shape > 0, paired, *runs], 0)),
         data=["expected a sane record, found this kind, shape or its runs:", kinds, shape],
     )
-
-
-def dense_labels(case: Case) -> np.ndarray:
-    """The uint8 labels [Z, Y, X] of a case that was parsed, IGNORE where unannotated."""
-    runs = Runs(case.start.numpy(), case.length.numpy(), case.value.numpy())
-    return from_runs(runs, case.image.shape[:3])
-
-
-def to_volumes(case: Case) -> tuple[Volume, np.ndarray]:
-    """The float32 image on its grid and the uint8 labels of a case that was parsed eagerly."""
-    geometry = [float(g) for g in case.geometry.numpy()]
-    spacing, origin = (
-        (geometry[0], geometry[1], geometry[2]),
-        (geometry[3], geometry[4], geometry[5]),
-    )
-    image = Volume(case.image.numpy(), spacing, origin, tuple(geometry[6:]))
-    return image, dense_labels(case)
 
 
 def _feature(value: bytes | np.ndarray) -> tf.train.Feature:

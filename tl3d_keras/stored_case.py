@@ -1,4 +1,4 @@
-"""A case out of its shard as arrays, checked first; for all but training, which reads in a graph."""
+"""A case out of its shard as arrays, checked first; training reads in a graph instead."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -49,11 +49,10 @@ def read(folder: str | Path, manifest: Manifest, case: CaseEntry) -> StoredCase:
 
 def decode(serialized: bytes) -> StoredCase:
     """Decodes a serialised case; an `InputError` says what is wrong with it."""
-    example = record_check.check(tf.train.Example, serialized)
+    example, data = record_check.check(tf.train.Example, serialized)
     features = example.features.feature
     shape = features["image/shape"].int64_list.value
     dtype = np.dtype(_text(features["image/dtype"])).newbyteorder("<")
-    data = record_check.image_bytes(example)
     geometry = features["geometry"].float_list.value
     image = Volume(
         np.frombuffer(data, dtype).reshape(shape),

@@ -7,12 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from tl3d_keras import __version__, artifact, input_pipeline, paper, records, training, transfer
+from tl3d_keras import (
+    __version__,
+    artifact,
+    augmentation,
+    input_pipeline,
+    mirrors,
+    paper,
+    stored_case,
+    training,
+    transfer,
+)
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.artifact import Artifact, ModelInfo
-from tl3d_keras.augment import Augmentation
 from tl3d_keras.errors import InputError
 from tl3d_keras.inference import Segmenter
 from tl3d_keras.intensity import Intensity
@@ -57,6 +67,7 @@ class RunSettings:
         num_train: use the first cases of the records only; None: all.
         num_validation: of these, the last are kept for validation; None: a tenth, at most 10.
         window: low and high in raw units; None: the manifest's proposal.
+        augmentation: one of `augmentation.PRESETS`.
         flip_axes: axes 0, 1, 2 (z, y, x) that augmentation may flip.
         steps_per_epoch: steps between validations and checkpoints; None: a twentieth of all.
         seed: of weights, patches and augmentation.
@@ -83,6 +94,7 @@ class RunSettings:
     num_train: int | None = None
     num_validation: int | None = None
     window: tuple[float, float] | None = None
+    augmentation: str = "light"
     flip_axes: tuple[int, ...] = ()
     steps_per_epoch: int | None = None
     seed: int = 0
@@ -184,6 +196,7 @@ def _train(
         command=sys.argv,
         precision=precision,
         replicas=strategy.num_replicas_in_sync,
+        augmentation=asdict(patches.augmentation),
         layers=[row._asdict() for row in table],
         training_cases=[c.case_id for c in train_cases],
         validation_cases=[c.case_id for c in validation_cases],
@@ -292,7 +305,7 @@ def _patch_settings(
         (z, y, x),
         settings.batch_size,
         normalisation,
-        Augmentation(settings.flip_axes),
+        augmentation.preset(settings.augmentation, manifest.spacing, settings.flip_axes),
         settings.seed,
     )
 
@@ -308,9 +321,10 @@ def _validate(
     segmenter: Segmenter, records_dir: str, manifest: Manifest, cases: Sequence[CaseEntry]
 ) -> list[float | None]:
     sums = DiceSums(len(manifest.structures))
-    for case in input_pipeline.read_cases(records_dir, manifest, cases):
-        predicted = segmenter.labels(case.image.numpy())
-        sums.add(records.dense_labels(case), predicted, case.annotated.numpy().tolist())
+    for entry in cases:
+        case = stored_case.read(records_dir, manifest, entry)
+        predicted = segmenter.labels(case.image.array.astype(np.float32))
+        sums.add(case.labels, predicted, case.annotated)
     return sums.dice()
 
 
@@ -354,6 +368,9 @@ def _check(settings: RunSettings, manifest: Manifest) -> None:
         raise InputError(
             f"--num_train: expected 1 to {len(manifest.cases)} cases, found {settings.num_train}"
         )
+    augmentation.preset(settings.augmentation, manifest.spacing)
+    if 2 in settings.flip_axes:
+        mirrors.mirrored_labels(manifest.structures)
     if settings.head_steps is not None and not 0 <= settings.head_steps <= settings.steps:
         raise InputError(
             f"--head_steps: expected 0 to {settings.steps}, found {settings.head_steps}"
