@@ -1,7 +1,7 @@
 """What a file's header claims, checked before anything of that size is allocated."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,25 @@ _MAX_HEADER = 2**20
 _END_OF_HEADER = {
     "MetaImageIO": rb"^\s*ElementDataFile[^\n]*",
     "NrrdImageIO": rb"^\r?$",
+}
+_METAIMAGE_LINE = re.compile(r"[\w ]{1,64}=[\x20-\x7e\t]{0,1000}")
+_NUMBER = re.compile(r"[-+]?[\d.]{1,40}(e[-+]?\d{1,4})?", re.IGNORECASE)
+# How many numbers a field has, as a power of the dimensions.
+_METAIMAGE_LISTS = {
+    "ndims": 0,
+    "elementnumberofchannels": 0,
+    "compresseddatasize": 0,
+    "headersize": 0,
+    "dimsize": 1,
+    "elementspacing": 1,
+    "elementsize": 1,
+    "offset": 1,
+    "position": 1,
+    "origin": 1,
+    "centerofrotation": 1,
+    "transformmatrix": 2,
+    "rotation": 2,
+    "orientation": 2,
 }
 _DATA_FILE = {"MetaImageIO": "elementdatafile", "NrrdImageIO": "datafile"}
 _ENCODING = {"MetaImageIO": "compresseddata", "NrrdImageIO": "encoding"}
@@ -122,10 +141,13 @@ def _data_file(path: Path, image_io: str) -> tuple[Path, bool]:
     end = re.search(_END_OF_HEADER[image_io], start, re.MULTILINE | re.IGNORECASE)
     if end is None and len(start) == _MAX_HEADER:
         raise InputError(f"{path}: cannot read: expected a header of at most {_MAX_HEADER} bytes")
+    lines = start[: end.end() if end else None].decode("latin-1").splitlines()
     fields: dict[str, str] = {}
-    for line in start[: end.end() if end else None].decode("latin-1").splitlines():
+    for line in lines:
         name, _, value = line.partition("=" if image_io == "MetaImageIO" else ":")
         fields.setdefault("".join(name.lower().split()), value.strip())
+    if image_io == "MetaImageIO":
+        _check_metaimage(path, lines, fields)
     encoded = fields.get(_ENCODING[image_io], "").lower() not in _NOT_ENCODED
     name = fields.get(_DATA_FILE[image_io], "LOCAL")
     if name.upper() == "LOCAL":
@@ -136,3 +158,20 @@ def _data_file(path: Path, image_io: str) -> tuple[Path, bool]:
     if not data.is_file():
         raise InputError(f"{path}: expected one data file, found {name!r}")
     return data, encoded
+
+
+def _check_metaimage(path: Path, lines: Sequence[str], fields: Mapping[str, str]) -> None:
+    """Keeps from MetaImage's library what it writes beyond its buffers for."""
+    names = [line.partition("=")[0].strip() for line in lines if line.strip()]
+    wrong = [line for line in lines if line.strip() and not _METAIMAGE_LINE.fullmatch(line)]
+    if wrong or len(set(names)) < len(names):
+        raise InputError(f"{path}: cannot read: expected a MetaImage header of lines NAME = VALUE")
+    dimensions = fields.get("ndims", "")
+    if dimensions not in ("2", "3", "4"):
+        raise InputError(f"{path}: expected a 3D volume, found NDims = {dimensions!r}")
+    for name, power in _METAIMAGE_LISTS.items():
+        found, expected = fields.get(name, "").split(), int(dimensions) ** power
+        if name in fields and not (len(found) == expected and all(map(_NUMBER.fullmatch, found))):
+            raise InputError(
+                f"{path}: expected {expected} numbers as {name}, found {fields[name][:80]!r}"
+            )
