@@ -172,7 +172,7 @@ def test_a_flipped_bit_in_a_compressed_file_is_seen(tmp_path, rng, suffix):
 
 
 def test_a_checksum_alone_tells(tmp_path, rng):
-    noise = rng.integers(-999, 999, (40, 50, 60, 1)).astype(np.int16)
+    noise = rng.integers(-999, 999, (100, 120, 140, 1)).astype(np.int16)
     path = tmp_path / "a.nii"
     volume_io.write(path, Volume(noise, (1.0, 1.0, 1.0)))
     # Stored, not deflated: a flipped bit is one in a voxel.
