@@ -89,7 +89,7 @@ def locate(path: Path, image_io: str) -> Data:
     if name.upper() == "LOCAL":
         return Data(path, len(header), encoding)
     data = path.parent / name
-    if not data.resolve().is_relative_to(path.parent.resolve()):
+    if "\0" in name or not data.resolve().is_relative_to(path.parent.resolve()):
         raise InputError(f"{path}: expected its data file inside {path.parent}, found {name!r}")
     if not data.is_file():
         raise InputError(f"{path}: expected one data file, found {name!r}")
