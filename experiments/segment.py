@@ -2,8 +2,9 @@
 
     python -m experiments.segment --model=RUN/model --input=SCAN_OR_FOLDER --output=LABELS_OR_FOLDER
 
-reads NIfTI, NRRD, MetaImage or a folder with a DICOM series, and writes labels on exactly the grid
-of the input.
+reads NIfTI, NRRD, MetaImage or a folder with DICOM series (--series chooses one), and writes labels
+on exactly the grid of the input, oblique and sheared ones included. A 4D file may hold a model's
+channels; --channel takes one volume of it.
 """
 
 import re
@@ -28,6 +29,19 @@ _INPUT = flags.DEFINE_list(
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Label file, or folder for a folder.", required=True, flag_values=FLAGS
+)
+_SERIES = flags.DEFINE_string(
+    "series",
+    None,
+    "Which DICOM series of the folder: its UID, number or description.",
+    flag_values=FLAGS,
+)
+_CHANNEL = flags.DEFINE_integer(
+    "channel",
+    None,
+    "Take this channel, or volume of a 4D file, alone (from 0).",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 _MEMORY_GIB = flags.DEFINE_float(
     "memory_gib",
@@ -62,8 +76,9 @@ def main() -> None:
     failed = 0
     for paths, output in jobs:
         try:
-            volume = volume_io.read_channels(paths)
-            found, expected = volume.array.shape[-1], len(model.info.channels)
+            expected = len(model.info.channels)
+            volume = volume_io.read_channels(paths, expected, _SERIES.value, _CHANNEL.value)
+            found = volume.array.shape[-1]
             if found != expected:
                 raise InputError(
                     f"{paths[0]}: expected {expected} channels "

@@ -74,6 +74,78 @@ def test_channels_are_stacked_in_order(tmp_path, rng):
     np.testing.assert_array_equal(volume_io.read_channels(paths[1:2]).array, arrays[1])
 
 
+def stack(path: Path, arrays) -> None:
+    """Writes volumes [Z, Y, X, 1] along a 4th dimension."""
+    sitk.WriteImage(sitk.JoinSeries([volume_io.to_sitk(volume(a)) for a in arrays]), str(path))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_4d_files(tmp_path, rng, suffix):
+    arrays = [noise(rng) for _ in range(3)]
+    path = tmp_path / f"case{suffix}"
+    stack(path, arrays)
+    refuse(
+        volume_io.read, path, r"expected a 3D volume, found 3 .* --channel=N takes one \(0 to 2\)"
+    )
+    for channel, array in enumerate(arrays):
+        found = volume_io.read(path, channel=channel)
+        np.testing.assert_array_equal(found.array, array)
+        volume_io.check_same_grid(volume(array), found, "written", path)
+    whole = volume_io.read_channels([path], channels=3)
+    np.testing.assert_array_equal(whole.array, np.concatenate(arrays, -1))
+    volume_io.check_same_grid(found, whole, "one", "all")
+    with pytest.raises(InputError, match="found 3 of them along a 4th dimension"):
+        volume_io.read_channels([path], channels=2)
+    with pytest.raises(InputError, match="expected --channel of 0 to 2, found 3"):
+        volume_io.read(path, channel=3)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_4th_dimension_of_one_is_none(tmp_path, rng, suffix):
+    array = noise(rng)
+    stack(tmp_path / f"case{suffix}", [array])
+    np.testing.assert_array_equal(volume_io.read(tmp_path / f"case{suffix}").array, array)
+
+
+def test_a_component_is_chosen_as_a_channel(tmp_path, rng):
+    array = noise(rng, 3)
+    volume_io.write(tmp_path / "a.nrrd", volume(array))
+    found = volume_io.read(tmp_path / "a.nrrd", channel=1)
+    np.testing.assert_array_equal(found.array, array[..., 1:2])
+
+
+def test_only_the_channel_asked_for_need_be_finite(tmp_path):
+    stack(tmp_path / "a.nii.gz", [np.zeros((2, 3, 4, 1), np.float32), not_a_number()])
+    assert volume_io.read(tmp_path / "a.nii.gz", channel=0).array.max() == 0
+    with pytest.raises(InputError, match="expected finite intensities, found 2 NaN"):
+        volume_io.read(tmp_path / "a.nii.gz", channel=1)
+
+
+SHEARED = np.array([[-1.0, 0.0, 0.0, 5.0], [0.0, 2.0, 0.8, 6.0], [0.0, 0.0, 2.9, 7.0]])
+
+
+@pytest.mark.parametrize("qform", [0, 1, 2])
+@pytest.mark.parametrize(("units", "scale"), [(2, 1.0), (3, 0.001)])
+def test_a_sheared_nifti_is_read_where_it_lies(tmp_path, capfd, qform, units, scale):
+    path = tmp_path / "a.nii"
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4, 1)
+    volume_io.write(path, Volume(array, (3.0, 2.0, 1.0)))
+    content = bytearray(path.read_bytes())
+    content[123] = units
+    content[252:256] = np.int16([qform, 1]).tobytes()
+    content[280:328] = SHEARED.astype("f4").tobytes()
+    path.write_bytes(content)
+    found = volume_io.read(path)
+    np.testing.assert_array_equal(found.array, array)
+    affine = np.reshape(found.direction, (3, 3)) * found.spacing[::-1]
+    if qform == 2:
+        # The qform tells of another space than the sform, and holds no shear.
+        np.testing.assert_allclose(affine, np.diag([1.0, 2.0, 3.0]) * scale, atol=1e-6)
+        return
+    expected = np.diag([-1.0, -1.0, 1.0]) @ SHEARED * scale
+    np.testing.assert_allclose(np.column_stack([affine, found.origin]), expected, rtol=1e-5)
+
+
 @pytest.mark.skipif(not (DATA / "ct/dicom_series").is_dir(), reason="no DICOM series at hand")
 def test_dicom_series():
     series = volume_io.read(DATA / "ct/dicom_series")

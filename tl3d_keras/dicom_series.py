@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from tl3d_keras import file_headers
+from tl3d_keras import dicom_elements, file_headers
 from tl3d_keras.errors import InputError
 
 _SERIES_UID, _NUMBER, _DESCRIPTION = "0020|000e", "0020|0011", "0008|103e"
@@ -32,7 +32,7 @@ class Series:
     uid: str
     number: str
     description: str
-    files: tuple[str, ...]
+    files: tuple[Path, ...]
 
     def __str__(self) -> str:
         return f"{self.uid} (number {self.number}, {self.description!r}, {len(self.files)} slices)"
@@ -50,26 +50,34 @@ def list_series(folder: Path) -> list[Series]:
     """The image series of a folder; reports, structure sets and other files are left out.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or a slice is damaged.
     """
-    found = []
-    listed: set[str] = set()
-    with file_headers.quiet():
-        identifiers = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    for uid in identifiers:
-        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-        listed.update(Path(file).name for file in files)
-        try:
-            first = _header(files[0])
-        except RuntimeError:
+    groups: dict[str, list[Path]] = {}
+    headers: dict[str, sitk.ImageFileReader] = {}
+    images, others = set(), {}
+    for file in sorted(folder.iterdir()):
+        kind = dicom_elements.storage_class(file)
+        if kind is None:
             continue
-        found.append(Series(uid, _text(first, _NUMBER), _text(first, _DESCRIPTION), tuple(files)))
-    if not found:
+        try:
+            header = _header(file)
+        except RuntimeError:
+            others[file] = kind
+            continue
+        images.add(kind)
+        uid = _text(header, _SERIES_UID)
+        headers.setdefault(uid, header)
+        groups.setdefault(uid, []).append(file)
+    for file, kind in others.items():
+        # What is no image is of another class than the slices.
+        if kind in images:
+            raise InputError(f"{file}: cannot read: the file is damaged")
+    if not groups:
         raise InputError(f"{folder}: expected a DICOM series, found none")
-    if "" in identifiers and len(found) > 1:
-        raise InputError(f"{folder}: expected a SeriesInstanceUID in the files of every series")
-    _check_nothing_damaged(folder, listed)
-    return found
+    return [
+        Series(uid, _text(headers[uid], _NUMBER), _text(headers[uid], _DESCRIPTION), tuple(files))
+        for uid, files in groups.items()
+    ]
 
 
 def choose(folder: Path, series: str | None) -> Series:
@@ -101,7 +109,7 @@ def read(folder: Path, series: str | None = None) -> sitk.Image:
     Raises:
         InputError: no or several series fit, or their slices do not make one even stack.
     """
-    slices = [_slice(Path(file)) for file in choose(folder, series).files]
+    slices = [_slice(file) for file in choose(folder, series).files]
     _check_alike(slices)
     spacing, direction, order = _stack(slices)
     slices = [slices[i] for i in order]
@@ -113,8 +121,7 @@ def read(folder: Path, series: str | None = None) -> sitk.Image:
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{folder}: cannot read the DICOM series: {reason}") from error
+        raise InputError(f"{folder}: cannot read the DICOM series: {_reason(error)}") from error
     image.SetOrigin(slices[0].position.tolist())
     image.SetSpacing(spacing)
     image.SetDirection(direction.ravel().tolist())
@@ -122,31 +129,16 @@ def read(folder: Path, series: str | None = None) -> sitk.Image:
     return image
 
 
-def _check_nothing_damaged(folder: Path, listed: set[str]) -> None:
-    """Names a slice that cannot be parsed, which GDCM leaves out of its lists in silence."""
-    kinds = {_storage_class(folder / name) for name in listed} - {b""}
-    for file in sorted(folder.iterdir()):
-        if file.name not in listed and file.is_file() and _storage_class(file) in kinds:
-            raise InputError(f"{file}: cannot read: the file is cut short or damaged")
-
-
-def _storage_class(file: Path) -> bytes:
-    """The MediaStorageSOPClassUID, which stands in clear at the start of every DICOM file."""
-    with open(file, "rb") as opened:
-        start = opened.read(1024)
-    place = start.find(b"\x02\x00\x02\x00UI")
-    if start[128:132] != b"DICM" or place < 0:
-        return b""
-    length = int.from_bytes(start[place + 6 : place + 8], "little")
-    return start[place + 8 : place + 8 + length].rstrip(b"\0 ")
-
-
-def _header(file: str) -> sitk.ImageFileReader:
+def _header(file: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(file)
+    reader.SetFileName(str(file))
     reader.ReadImageInformation()
     return reader
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip()
 
 
 def _text(reader: sitk.ImageFileReader, tag: str) -> str:
@@ -167,10 +159,9 @@ def _numbers(reader: sitk.ImageFileReader, tag: str, count: int) -> np.ndarray:
 
 def _slice(path: Path) -> _Slice:
     try:
-        reader = _header(str(path))
+        reader = _header(path)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{path}: cannot read: {reason}") from error
+        raise InputError(f"{path}: cannot read: {_reason(error)}") from error
     file_headers.check_size(path, reader, path.stat().st_size * file_headers.MAX_COMPRESSION)
     file_headers.check_spacing(path, reader.GetSpacing()[:2])
     if reader.GetNumberOfComponents() != 1 or np.prod(reader.GetSize()[2:]) != 1:

@@ -1,6 +1,5 @@
 """What a file's header claims, checked before anything of that size is allocated."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from tl3d_keras import text_headers
 from tl3d_keras.errors import InputError
 
 IMAGE_IO = {
@@ -28,14 +28,6 @@ MAX_SPACING = 1000.0
 _UNIT_TOLERANCE = 0.01
 # Axes that are closer to one plane than about 5 degrees are no grid.
 _LEAST_DETERMINANT = 0.08
-_MAX_HEADER = 2**20
-_END_OF_HEADER = {
-    "MetaImageIO": rb"^\s*ElementDataFile[^\n]*",
-    "NrrdImageIO": rb"^\r?$",
-}
-_DATA_FILE = {"MetaImageIO": "elementdatafile", "NrrdImageIO": "datafile"}
-_ENCODING = {"MetaImageIO": "compresseddata", "NrrdImageIO": "encoding"}
-_NOT_ENCODED = ("", "raw", "false")
 
 
 def checked_reader(path: Path, suffix: str) -> sitk.ImageFileReader:
@@ -50,10 +42,10 @@ def checked_reader(path: Path, suffix: str) -> sitk.ImageFileReader:
         RuntimeError: SimpleITK does not accept the header.
     """
     image_io = IMAGE_IO[suffix]
-    data, limit = path, path.stat().st_size * MAX_COMPRESSION
+    limit, data = path.stat().st_size * MAX_COMPRESSION, None
     if image_io != "NiftiImageIO":
-        data, encoded = _data_file(path, image_io)
-        limit = data.stat().st_size * (MAX_COMPRESSION if encoded else 1)
+        data = text_headers.locate(path, image_io)
+        limit = data.file.stat().st_size * (MAX_COMPRESSION if data.encoding else 1)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
@@ -61,13 +53,19 @@ def checked_reader(path: Path, suffix: str) -> sitk.ImageFileReader:
     pixel = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
     if "complex" in pixel:
         raise InputError(f"{path}: expected real numbers, found {pixel}")
-    check_size(path, reader, limit)
+    claimed = check_size(path, reader, limit)
     check_geometry(path, reader)
+    if data and data.encoding in text_headers.DEFLATED:
+        text_headers.check_stream(path, data, claimed)
     return reader
 
 
-def check_size(path: Path, reader: sitk.ImageFileReader, limit: int, count: int = 1) -> None:
-    """Raises an `InputError` if `count` such headers claim more than `limit` bytes or 16 GiB."""
+def check_size(path: Path, reader: sitk.ImageFileReader, limit: int, count: int = 1) -> int:
+    """The bytes of voxels that `count` such headers claim.
+
+    Raises:
+        InputError: they are more than `limit` or than 16 GiB.
+    """
     pixel = sitk.Image([1, 1], reader.GetPixelIDValue(), reader.GetNumberOfComponents())
     # Integers of Python, for these products can be beyond those of NumPy.
     voxels = int(np.prod([count, *(int(n) for n in reader.GetSize())], dtype=object))
@@ -78,6 +76,7 @@ def check_size(path: Path, reader: sitk.ImageFileReader, limit: int, count: int 
             f"{path}: expected voxels of at most {min(limit, MAX_BYTES)} bytes, found a header "
             f"that claims {claimed}; the file is cut short or its header is wrong"
         )
+    return claimed
 
 
 def check_geometry(path: Path, reader: sitk.ImageFileReader | sitk.Image) -> None:
@@ -85,10 +84,11 @@ def check_geometry(path: Path, reader: sitk.ImageFileReader | sitk.Image) -> Non
     check_spacing(path, reader.GetSpacing()[:3])
     dimension = reader.GetDimension()
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
-    unit = np.abs(np.linalg.norm(direction, axis=0) - 1).max() < _UNIT_TOLERANCE
-    # False for NaN, as every comparison above.
-    apart = abs(np.linalg.det(direction)) > _LEAST_DETERMINANT
-    if not (unit and apart and np.isfinite(reader.GetOrigin()).all()):
+    # No cosine is beyond 1, nor NaN.
+    cosines = (np.abs(direction) <= 1 + _UNIT_TOLERANCE).all()
+    unit = cosines and np.abs(np.linalg.norm(direction, axis=0) - 1).max() <= _UNIT_TOLERANCE
+    apart = unit and abs(np.linalg.det(direction)) >= _LEAST_DETERMINANT
+    if not (apart and np.isfinite(reader.GetOrigin()).all()):
         raise InputError(
             f"{path}: expected a finite origin and different axes of unit length, found the "
             f"origin {reader.GetOrigin()} and the direction {reader.GetDirection()}"
@@ -113,26 +113,3 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(warns)
-
-
-def _data_file(path: Path, image_io: str) -> tuple[Path, bool]:
-    """The file that holds the voxels of a header in words, and whether they are encoded there."""
-    with open(path, "rb") as file:
-        start = file.read(_MAX_HEADER)
-    end = re.search(_END_OF_HEADER[image_io], start, re.MULTILINE | re.IGNORECASE)
-    if end is None and len(start) == _MAX_HEADER:
-        raise InputError(f"{path}: cannot read: expected a header of at most {_MAX_HEADER} bytes")
-    fields: dict[str, str] = {}
-    for line in start[: end.end() if end else None].decode("latin-1").splitlines():
-        name, _, value = line.partition("=" if image_io == "MetaImageIO" else ":")
-        fields.setdefault("".join(name.lower().split()), value.strip())
-    encoded = fields.get(_ENCODING[image_io], "").lower() not in _NOT_ENCODED
-    name = fields.get(_DATA_FILE[image_io], "LOCAL")
-    if name.upper() == "LOCAL":
-        return path, encoded
-    data = path.parent / name
-    if not data.resolve().is_relative_to(path.parent.resolve()):
-        raise InputError(f"{path}: expected its data file inside {path.parent}, found {name!r}")
-    if not data.is_file():
-        raise InputError(f"{path}: expected one data file, found {name!r}")
-    return data, encoded

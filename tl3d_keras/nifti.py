@@ -29,6 +29,7 @@ _PIXDIM = {348: (80, "f4"), 540: (112, "f8")}
 _QFORM_CODE, _SROW = 252, 280
 _FLOATS = {"16": "f4", "64": "f8"}
 _SHEARED = 1e-3
+_FAR = 1e9
 # Metres and micrometres; everything else is taken for millimetres.
 _UNITS = {1: 1000.0, 3: 0.001}
 # NIfTI counts towards right, anterior, superior; ITK towards left, posterior, superior.
@@ -122,9 +123,11 @@ def _check_pixdim(path: Path) -> None:
 def _place_by_sform(path: Path, image: sitk.Image, alone: bool) -> None:
     rows = np.array([image.GetMetaData(f"srow_{axis}").split() for axis in "xyz"], float)
     millimetres = _UNITS.get(int(image.GetMetaData("xyzt_units")) & 7, 1.0)
-    affine = _TO_LPS @ rows * millimetres
+    # What is beyond float32's squares is no place in a patient either.
+    usable = (np.abs(rows) < _FAR).all()
+    affine = _TO_LPS @ np.where(usable, rows, 0) * millimetres
     spacing = np.linalg.norm(affine[:, :3], axis=0)
-    if not (np.isfinite(rows).all() and spacing.min() > 0):
+    if spacing.min() <= 0:
         raise InputError(f"{path}: expected an sform with three axes, found {rows.tolist()}")
     direction = affine[:, :3] / spacing
     if alone or is_sheared(direction):
@@ -134,6 +137,7 @@ def _place_by_sform(path: Path, image: sitk.Image, alone: bool) -> None:
         image.SetSpacing([*spacing.tolist(), *image.GetSpacing()[3:]])
         image.SetOrigin([*affine[:, 3].tolist(), *image.GetOrigin()[3:]])
         image.SetDirection(whole.ravel().tolist())
+        file_headers.check_geometry(path, image)
 
 
 def is_sheared(direction: ArrayLike) -> bool:

@@ -1,0 +1,101 @@
+"""The segment command: what it reads of folders and files, and the grid that it answers on."""
+
+import helpers
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from dicom_files import SHAPE, write_series
+
+from experiments import segment
+from tl3d_keras import artifact, volume_io
+from tl3d_keras.intensity import Intensity
+from tl3d_keras.volume_io import Volume
+
+
+@pytest.fixture
+def model(tmp_path):
+    def save(channels=("CT",)):
+        count = len(channels)
+        window = Intensity("window", (-100.0,) * count, (300.0,) * count)
+        network = helpers.network(input_channels=count)
+        artifact.save(
+            network, helpers.info(channels=channels, intensity=window), tmp_path / "model"
+        )
+        return tmp_path / "model"
+
+    return save
+
+
+def test_a_series_with_gantry_tilt_is_answered_on_its_grid(tmp_path, model, command, rng, capsys):
+    for number in (1, 2):
+        write_series(
+            tmp_path / "scan",
+            rng.integers(0, 3000, SHAPE).astype(np.uint16),
+            step=(0.0, 0.2 * number, 1.9),
+            prefix=str(number),
+            SeriesInstanceUID=f"1.2.{number}",
+            SeriesNumber=number,
+        )
+    output = tmp_path / "labels.nii.gz"
+    arguments = {"model": model(), "input": tmp_path / "scan", "output": output}
+    with pytest.raises(SystemExit):
+        command(segment, **arguments)
+    assert "expected --series=" in capsys.readouterr().err and not output.exists()
+    command(segment, series="2", **arguments)
+    volume_io.check_same_grid(
+        volume_io.read(tmp_path / "scan", series="2"), volume_io.read_labels(output), "scan", output
+    )
+
+
+def test_a_4d_file(tmp_path, model, command, rng, capsys):
+    volumes = [rng.normal(size=(6, 7, 8, 1)).astype(np.float32) * 100 for _ in range(2)]
+    images = [volume_io.to_sitk(Volume(v, (2.0, 1.0, 1.0))) for v in volumes]
+    for name, image in (("both", sitk.JoinSeries(images)), ("second", images[1])):
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    one = model()
+    with pytest.raises(SystemExit):
+        command(segment, model=one, input=tmp_path / "both.nii.gz", output=tmp_path / "a.nrrd")
+    assert "--channel=N takes one" in capsys.readouterr().err
+    command(
+        segment, model=one, input=tmp_path / "both.nii.gz", output=tmp_path / "a.nrrd", channel=1
+    )
+    command(segment, model=one, input=tmp_path / "second.nii.gz", output=tmp_path / "b.nrrd")
+    expected = volume_io.read_labels(tmp_path / "b.nrrd").array
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(volume_io.read_labels(tmp_path / "a.nrrd").array, expected)
+
+
+def test_a_4d_file_holds_the_channels_of_a_model(tmp_path, model, command, rng):
+    volumes = [rng.normal(size=(6, 7, 8, 1)).astype(np.float32) * 100 for _ in range(2)]
+    images = [volume_io.to_sitk(Volume(v, (2.0, 1.0, 1.0))) for v in volumes]
+    for name, image in (
+        ("both", sitk.JoinSeries(images)),
+        ("a_0000", images[0]),
+        ("a_0001", images[1]),
+    ):
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    two = model(("T1", "T2"))
+    command(segment, model=two, input=tmp_path / "both.nii.gz", output=tmp_path / "a.nrrd")
+    command(
+        segment,
+        model=two,
+        input=f"{tmp_path / 'a_0000.nii.gz'},{tmp_path / 'a_0001.nii.gz'}",
+        output=tmp_path / "b.nrrd",
+    )
+    np.testing.assert_array_equal(
+        volume_io.read_labels(tmp_path / "a.nrrd").array,
+        volume_io.read_labels(tmp_path / "b.nrrd").array,
+    )
+
+
+def test_series_of_a_file_is_refused(tmp_path, model, command, capsys):
+    volume_io.write(tmp_path / "a.nrrd", Volume(np.zeros((3, 3, 3, 1), np.int16), (1.0, 1.0, 1.0)))
+    with pytest.raises(SystemExit):
+        command(
+            segment,
+            model=model(),
+            input=tmp_path / "a.nrrd",
+            output=tmp_path / "b.nrrd",
+            series="1",
+        )
+    assert "expected a folder with --series=1" in capsys.readouterr().err
