@@ -194,10 +194,10 @@ def test_passes_over_the_annotated_cases(records_dir, monkeypatch):
     assert len(set(passes)) > 2
 
 
-def test_each_visit_of_a_case_draws_anew(records_dir):
-    settings = replace(SETTINGS, batch_size=8, image_size=(5, 5, 5), label_size=(3, 3, 3))
-    visits = batches(records_dir, settings, 3, only="a")
-    assert not any(equal([a], [b]) for a, b in itertools.combinations(visits, 2))
+def test_each_patch_of_each_visit_of_a_case_is_drawn_anew(records_dir):
+    settings = replace(SETTINGS, batch_size=1, augmentation=Augmentation(noise=Draw(1, 1)))
+    found = batches(records_dir, settings, 12, only="a")
+    assert not any(equal([a], [b]) for a, b in itertools.combinations(found, 2))
 
 
 def test_normalisation_uses_the_whole_volume(records_dir):
