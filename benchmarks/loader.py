@@ -9,10 +9,10 @@ makes of it. The rivals have environments of their own, which this sets up:
     python3.11 -m venv MONAI && MONAI/bin/pip install monai==1.5.1 nibabel==5.3.2 torch==2.13.0
     python3.11 -m venv NOBRAINER && NOBRAINER/bin/pip install nobrainer==1.2.1 tensorflow==2.15.1
 
-(a torch for processors suffices). All draw float32 patches, a third on the structure, with flips and
-changes of contrast, brightness and noise; nobrainer draws blocks of a grid and has fewer changes.
-Without rivals it measures the input pipeline alone, such as patches of the paper's size out of
-scans of 300^3:
+(a torch for processors suffices). All draw float32 patches, a third on the structure, with flips
+and changes of contrast, brightness and noise; nobrainer draws blocks of a grid and has fewer
+changes. Without rivals it measures the input pipeline alone, such as patches of the paper's size
+out of scans of 300^3:
 
     python -m data_tools.phantom --output_dir=CT --num_cases=3 --shape=300,300,300 \\
         --spacing=1.3,1.3,1.3
