@@ -65,9 +65,9 @@ def main() -> None:
     """Reads the flags and segments."""
     jobs = find_jobs([Path(p) for p in _INPUT.value], Path(_OUTPUT.value))
     load_tensorflow()
-    from tl3d_keras import artifact, inference, training
+    from tl3d_keras import artifact, devices, inference
 
-    model = artifact.load(_MODEL.value, dtype=training.choose_precision(_PRECISION.value))
+    model = artifact.load(_MODEL.value, dtype=devices.choose_precision(_PRECISION.value))
     memory = _MEMORY_GIB.value * 2**30 if _MEMORY_GIB.value else None
     segmenter = inference.Segmenter(
         model.network, model.info.intensity, memory, model.info.patch_size

@@ -11,7 +11,7 @@ load_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
-from tl3d_keras import training  # noqa: E402
+from tl3d_keras import devices  # noqa: E402
 
 # Before anything starts the runtime: after that the number of devices is fixed.
 tf.config.set_logical_device_configuration(
@@ -34,7 +34,7 @@ def mirrored():
 
     def make(replicas):
         if replicas == 4:
-            return training.choose_strategy("mirrored")
+            return devices.choose_strategy("mirrored")
         return tf.distribute.MirroredStrategy(
             [f"CPU:{i}" for i in range(replicas)], tf.distribute.ReductionToOneDevice()
         )

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl3d_keras import artifact, losses, training, training_run
+from tl3d_keras import artifact, devices, losses, training_run
 from tl3d_keras.errors import InputError
 from tl3d_keras.run_folder import RunFolder
-from tl3d_keras.training import MaskedTrainer, Stage
+from tl3d_keras.trainer import MaskedTrainer
+from tl3d_keras.training import Stage
 from tl3d_keras.training_run import RunSettings
 from tl3d_keras.unet3d import named_weights
 
@@ -323,11 +324,11 @@ def test_transfer_from_another_number_of_channels_and_structures(records, tmp_pa
 
 def test_precision_and_strategy_without_a_gpu(monkeypatch):
     for flags, expected in (({"avx512_bf16"}, "mixed_bfloat16"), ({"avx2"}, "float32")):
-        monkeypatch.setattr(training, "_processor_flags", lambda flags=flags: flags)
-        assert training.choose_precision("auto") == expected
-    assert training.choose_precision("mixed_float16") == "mixed_float16"
-    assert training.choose_strategy("auto").num_replicas_in_sync == 1
-    assert training.choose_strategy("mirrored").num_replicas_in_sync == 4
+        monkeypatch.setattr(devices, "_processor_flags", lambda flags=flags: flags)
+        assert devices.choose_precision("auto") == expected
+    assert devices.choose_precision("mixed_float16") == "mixed_float16"
+    assert devices.choose_strategy("auto").num_replicas_in_sync == 1
+    assert devices.choose_strategy("mirrored").num_replicas_in_sync == 4
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ def test_precision_by_gpu(monkeypatch, capability, expected):
     monkeypatch.setattr(
         tf.config.experimental, "get_device_details", lambda _: {"compute_capability": capability}
     )
-    assert training.choose_precision("auto") == expected
+    assert devices.choose_precision("auto") == expected
 
 
 def test_mirrored_run_of_the_command(records, tmp_path):

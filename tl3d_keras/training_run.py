@@ -14,6 +14,7 @@ from tl3d_keras import (
     __version__,
     artifact,
     augmentation,
+    devices,
     input_pipeline,
     mirrors,
     paper,
@@ -62,8 +63,8 @@ class RunSettings:
         learning_rate: at the start of the first stage.
         loss: a key of `losses.LOSSES`.
         optimizer: a name registered with Keras.
-        precision: one of `training.PRECISIONS`.
-        strategy: one of `training.STRATEGIES`.
+        precision: one of `devices.PRECISIONS`.
+        strategy: one of `devices.STRATEGIES`.
         num_train: use the first cases of the records only; None: all.
         num_validation: of these, the last are kept for validation; None: a tenth, at most 10.
         window: low and high in raw units; None: the manifest's proposal.
@@ -118,7 +119,7 @@ def run(
     """
     manifest = manifest_module.load(settings.records_dir)
     _check(settings, manifest)
-    training.make_deterministic(settings.seed)
+    devices.make_deterministic(settings.seed)
     base = artifact.load(settings.base) if settings.base else None
     train_cases, validation_cases = split_cases(settings, manifest)
     identity = asdict(settings) | {"data": manifest.fingerprint}
@@ -171,14 +172,14 @@ def _train(
     folder: RunFolder,
     say: Callable[[str], None],
 ) -> None:
-    strategy = training.choose_strategy(settings.strategy)
+    strategy = devices.choose_strategy(settings.strategy)
     if settings.batch_size % strategy.num_replicas_in_sync:
         raise InputError(
             f"expected --batch_size to be a multiple of the "
             f"{strategy.num_replicas_in_sync} devices, found {settings.batch_size}"
         )
     stages = make_stages(settings)
-    precision = training.choose_precision(settings.precision)
+    precision = devices.choose_precision(settings.precision)
     with strategy.scope():
         network, origins = _make_network(settings, manifest, base, precision)
         frozen = transfer.freeze(network, stages[0].frozen)
