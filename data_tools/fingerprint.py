@@ -13,7 +13,7 @@ from tl3d_keras.manifest import CaseEntry, Proposal
 # median, as nnU-Net does (Isensee et al. 2021), lest fine cases lose their detail.
 _ANISOTROPY, _FINE_PERCENTILE = 3.0, 10
 # On either side of the structures' own values, for what surrounds them.
-_WINDOW_MARGIN = 0.25
+_WINDOW_MARGIN, _MAX_WINDOW_MARGIN = 0.25, 100.0
 _PATCH_STRIDE, _MAX_PATCH_VOXELS = 8, 64**3
 
 
@@ -78,7 +78,7 @@ def _window(
     text = "; ".join(f"{low:g} to {high:g}" for low, high in windows)
     reason = (
         f"window {text} HU: percentiles 0.5 and 99.5 of the annotated structures, and a quarter of "
-        "their distance on either side"
+        f"their distance, at most {_MAX_WINDOW_MARGIN:g} HU, on either side"
     )
     if airy:
         reason += (
@@ -101,8 +101,11 @@ def _without_air(
 def _widened(parts: Sequence[Distribution]) -> tuple[float, float]:
     whole = pool(parts)
     low, high = whole.percentile(0.5), whole.percentile(99.5)
+    if whole.percentile(50) > CT_AIR:
+        # Gas in the bowel is no more to be told apart than that in the lungs.
+        low = max(low, CT_AIR)
     # A structure of one value has no distance.
-    margin = max(1.0, _WINDOW_MARGIN * (high - low))
+    margin = min(max(1.0, _WINDOW_MARGIN * (high - low)), _MAX_WINDOW_MARGIN)
     return float(round(low - margin)), float(round(high + margin))
 
 

@@ -157,7 +157,7 @@ def read_pair(case: Case, labels: Labels) -> tuple[np.ndarray, np.ndarray, tuple
     """
     reference = volume_io.read_labels(case.reference)
     prediction = volume_io.read_labels(case.prediction)
-    volume_io.check_same_grid(reference, prediction, case.reference, case.prediction)
+    prediction = volume_io.on_same_grid(reference, prediction, case.reference, case.prediction)
     true = _mapped(reference.array[..., 0], labels.reference, case.reference)
     predicted = _mapped(prediction.array[..., 0], labels.prediction, case.prediction)
     undecided = int(((predicted == IGNORE) & (true != IGNORE)).sum())

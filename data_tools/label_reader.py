@@ -51,8 +51,10 @@ def read(source: CaseSource, image: Volume, dataset: DataSet, options: ReadOptio
     if source.label is not None and not is_dicom_label(source.label):
         label = _label_map(source.label, dataset.file_values)
         label_path = source.label
-        if not options.partial_labels:
-            volume_io.check_same_grid(image, label, source.images[0], label_path)
+        if options.partial_labels:
+            label = volume_io.oriented_like(label, image)
+        else:
+            label = volume_io.on_same_grid(image, label, source.images[0], label_path)
     else:
         masks = _from_files(source, image) if source.masks else _from_dicom(source, image, dataset)
         label_path = source.label or source.masks[0][1]
@@ -89,7 +91,7 @@ def _label_map(path: Path, file_values: Mapping[int, int]) -> Volume:
 def _from_files(source: CaseSource, image: Volume) -> Iterator[_Mask]:
     for structure, path in source.masks:
         volume = volume_io.read_labels(path)
-        volume_io.check_same_grid(image, volume, source.images[0], path)
+        volume = volume_io.on_same_grid(image, volume, source.images[0], path)
         values = [int(v) for v in np.unique(volume.array) if v != 0]
         if len(values) > 1:
             raise InputError(
@@ -139,7 +141,7 @@ def _merged(
 
 def _masked(label: Volume, label_path: Path, mask_path: Path) -> Volume:
     mask = volume_io.read_labels(mask_path)
-    volume_io.check_same_grid(label, mask, label_path, mask_path)
+    mask = volume_io.on_same_grid(label, mask, label_path, mask_path)
     return label.with_array(np.where(mask.array != 0, label.array, np.uint8(IGNORE)))
 
 

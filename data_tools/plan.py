@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,13 +72,13 @@ def read_header(source: CaseSource, options: ReadOptions, channels: int) -> Head
         InputError: what is wrong with the file.
     """
     path = source.images[0]
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        dimension = reader.GetDimension()
-    except RuntimeError:
-        dimension = 0
+    dimension = 0
+    if not path.is_dir():
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        with suppress(RuntimeError):
+            reader.ReadImageInformation()
+            dimension = reader.GetDimension()
     if dimension not in (3, 4):
         # A folder of DICOM, or the full reader names what is wrong with the file.
         volume = read_image((path,), options.series, options.channel, channels)

@@ -56,6 +56,11 @@ def test_lungs_do_not_widen_the_window():
     assert alone.window == [(-998.0, -702.0)] and "left out" not in alone.reasons[1]
 
 
+def test_gas_does_not_widen_the_window():
+    (window,) = propose(*SPACING, ["CT"], ["colon"], [case(colon=(-1000, 1000))]).window
+    assert window == (-600.0, 1090.0)
+
+
 def test_window_of_a_structure_of_one_value_is_not_empty():
     assert propose(*SPACING, ["CT"], ["a"], [case(a=(5, 5))]).window == [(4.0, 6.0)]
 

@@ -1,6 +1,6 @@
 """Headers that lie: each is refused in one line or read right, and nothing is allocated on trust.
 
-`FUZZ_EXAMPLES=10000 python -m pytest tests/test_hostile_files.py` looks further.
+`TL3D_FUZZ=10000 python -m pytest tests/test_hostile_files.py` looks further.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from tl3d_keras import file_headers, volume_io
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import Volume
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("TL3D_FUZZ", "300"))
 BOUNDED = settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -314,3 +314,15 @@ def test_place_that_cannot_be_written(tmp_path, rng):
 def test_names(path, name, known):
     assert volume_io.case_name(path) == name
     assert volume_io.has_known_suffix(path) is known
+
+
+def test_on_same_grid_turns_axes(rng):
+    image = Volume(rng.normal(size=(3, 4, 5, 1)), (3.0, 2.0, 1.0), (5.0, -7.0, 9.0))
+    for code in ("LPS", "RAI", "SLP", "ILA"):
+        turned = volume_io.from_sitk(sitk.DICOMOrient(volume_io.to_sitk(image), code))
+        found = volume_io.on_same_grid(image, turned, "image", code)
+        np.testing.assert_array_equal(found.array, image.array)
+        volume_io.check_same_grid(image, found, "image", code)
+    moved = Volume(turned.array, turned.spacing, (5.0, -7.0, 10.0), turned.direction)
+    with pytest.raises(InputError, match="moved: expected the "):
+        volume_io.on_same_grid(image, moved, "image", "moved")

@@ -133,12 +133,42 @@ def read_channels(
         channel: as in `read`, of each file.
     """
     expected = channels if len(paths) == 1 else None
-    volumes = [read(path, series, channel, expected) for path in paths]
-    for path, volume in zip(paths[1:], volumes[1:], strict=True):
-        check_same_grid(volumes[0], volume, paths[0], path)
-    if len(volumes) == 1:
-        return volumes[0]
-    return volumes[0].with_array(np.concatenate([v.array for v in volumes], axis=-1))
+    first = read(paths[0], series, channel, expected)
+    if len(paths) == 1:
+        return first
+    others = [
+        on_same_grid(first, read(path, series, channel), paths[0], path) for path in paths[1:]
+    ]
+    return first.with_array(np.concatenate([v.array for v in (first, *others)], axis=-1))
+
+
+def oriented_like(volume: Volume, reference: Volume) -> Volume:
+    """Flips and permutes the axes of a volume to those nearest to the reference's."""
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines
+    if code(volume.direction) == code(reference.direction):
+        return volume
+    return from_sitk(sitk.DICOMOrient(to_sitk(volume), code(reference.direction)))
+
+
+def on_same_grid(
+    first: Volume,
+    second: Volume,
+    first_path: str | os.PathLike,
+    second_path: str | os.PathLike,
+) -> Volume:
+    """The second volume with its axes in the first's order and sense, voxel by voxel beside it.
+
+    Raises:
+        InputError: the volumes do not lie on one grid; it names what differs.
+    """
+    turned = oriented_like(second, first)
+    try:
+        check_same_grid(first, turned, first_path, second_path)
+    except InputError:
+        # The message speaks of the file as it is.
+        check_same_grid(first, second, first_path, second_path)
+        raise
+    return turned
 
 
 def check_same_grid(
