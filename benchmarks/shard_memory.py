@@ -18,7 +18,7 @@ from absl import flags
 
 from data_tools.command import run
 from tl3d_keras import volume_io
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 FLAGS = flags.FlagValues()
 _WORK_DIR = flags.DEFINE_string(

@@ -7,7 +7,7 @@ import numpy as np
 from data_tools import case_reader, layouts
 from data_tools.plan import read_header
 from data_tools.reading import ReadOptions
-from tl3d_keras import evaluation, figure_file, overlays, resampling, slices, volume_io
+from tl3d_keras import evaluation, figure_file, overlays, resampling, slices, volume_io, volumes
 from tl3d_keras.errors import InputError
 from tl3d_keras.html_page import Picture
 
@@ -38,7 +38,7 @@ def compare_cases(dataset_dir: Path, predictions: Path, count: int) -> list[Pict
         predicted = resampling.labels_to_grid(
             predicted.with_array(predicted.array.astype(np.uint8)), spacing
         )
-        volume_io.check_same_grid(case.image, predicted, source.images[0], path)
+        volumes.check_same_grid(case.image, predicted, source.images[0], path)
         assert case.labels is not None
         arrays = {"reference": case.labels, "prediction": predicted.array[..., 0]}
         try:

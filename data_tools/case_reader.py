@@ -10,7 +10,7 @@ from data_tools.layouts import CaseSource, DataSet
 from data_tools.reading import ReadOptions, read_image
 from tl3d_keras import resampling
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 DEFAULT = ReadOptions()
 

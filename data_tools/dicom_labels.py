@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 # Segments apart, and as one label map.
 _SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools import layouts
-from tl3d_keras import volume_io
+from tl3d_keras import volume_io, volumes
 from tl3d_keras.annotation import IGNORE, MAX_STRUCTURES
 from tl3d_keras.errors import InputError
 
@@ -157,7 +157,7 @@ def read_pair(case: Case, labels: Labels) -> tuple[np.ndarray, np.ndarray, tuple
     """
     reference = volume_io.read_labels(case.reference)
     prediction = volume_io.read_labels(case.prediction)
-    prediction = volume_io.on_same_grid(reference, prediction, case.reference, case.prediction)
+    prediction = volumes.on_same_grid(reference, prediction, case.reference, case.prediction)
     true = _mapped(reference.array[..., 0], labels.reference, case.reference)
     predicted = _mapped(prediction.array[..., 0], labels.prediction, case.prediction)
     undecided = int(((predicted == IGNORE) & (true != IGNORE)).sum())

@@ -9,10 +9,10 @@ import numpy as np
 from data_tools import doubts
 from data_tools.layouts import CaseSource, DataSet
 from data_tools.reading import ReadOptions, is_dicom_label
-from tl3d_keras import volume_io
+from tl3d_keras import volume_io, volumes
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 
 class CaseLabels(NamedTuple):
@@ -52,9 +52,9 @@ def read(source: CaseSource, image: Volume, dataset: DataSet, options: ReadOptio
         label = _label_map(source.label, dataset.file_values)
         label_path = source.label
         if options.partial_labels:
-            label = volume_io.oriented_like(label, image)
+            label = volumes.oriented_like(label, image)
         else:
-            label = volume_io.on_same_grid(image, label, source.images[0], label_path)
+            label = volumes.on_same_grid(image, label, source.images[0], label_path)
     else:
         masks = _from_files(source, image) if source.masks else _from_dicom(source, image, dataset)
         label_path = source.label or source.masks[0][1]
@@ -91,7 +91,7 @@ def _label_map(path: Path, file_values: Mapping[int, int]) -> Volume:
 def _from_files(source: CaseSource, image: Volume) -> Iterator[_Mask]:
     for structure, path in source.masks:
         volume = volume_io.read_labels(path)
-        volume = volume_io.on_same_grid(image, volume, source.images[0], path)
+        volume = volumes.on_same_grid(image, volume, source.images[0], path)
         values = [int(v) for v in np.unique(volume.array) if v != 0]
         if len(values) > 1:
             raise InputError(
@@ -141,7 +141,7 @@ def _merged(
 
 def _masked(label: Volume, label_path: Path, mask_path: Path) -> Volume:
     mask = volume_io.read_labels(mask_path)
-    mask = volume_io.on_same_grid(label, mask, label_path, mask_path)
+    mask = volumes.on_same_grid(label, mask, label_path, mask_path)
     return label.with_array(np.where(mask.array != 0, label.array, np.uint8(IGNORE)))
 
 
@@ -166,10 +166,10 @@ def _placed_on(label: Volume, image: Volume, label_path: Path, image_path: Path)
     """Lays a label that covers a box of the image's grid onto the whole grid, the rest IGNORE."""
     for what in ("spacing", "direction"):
         if not np.allclose(
-            getattr(label, what), getattr(image, what), rtol=0, atol=volume_io.GEOMETRY_TOLERANCE
+            getattr(label, what), getattr(image, what), rtol=0, atol=volumes.GEOMETRY_TOLERANCE
         ):
             raise InputError(f"{label_path}: expected the {what} of {image_path}, found another")
-    index = volume_io.to_sitk(
+    index = volumes.to_sitk(
         image.with_array(image.array[..., :1])
     ).TransformPhysicalPointToContinuousIndex(label.origin)
     start = [round(i) for i in reversed(index)]

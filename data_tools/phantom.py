@@ -144,7 +144,8 @@ def write_case(folder: Path, index: int, spec: PhantomSpec) -> WrittenCase:
 
     from data_tools.phantoms.anatomy import generate, select, sparsify
     from tl3d_keras.annotation import IGNORE
-    from tl3d_keras.volume_io import Volume, write
+    from tl3d_keras.volume_io import write
+    from tl3d_keras.volumes import Volume
 
     anatomy, annotation = np.random.SeedSequence([spec.seed, index]).spawn(2)
     image, labels = generate(int(anatomy.generate_state(1)[0]), spec.shape, spec.spacing)

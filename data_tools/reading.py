@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tl3d_keras import volume_io
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 ANNOTATED = ("all", "labelled_slices")
 OVERLAP = ("error", "first", "last")

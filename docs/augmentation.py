@@ -64,7 +64,7 @@ def _phantom() -> Any:
     from data_tools.phantoms.anatomy import generate, select
     from tl3d_keras import records
     from tl3d_keras.annotation import IGNORE
-    from tl3d_keras.volume_io import Volume
+    from tl3d_keras.volumes import Volume
 
     image, labels = generate(7, _SHAPE, _SPACING)
     labels = select(labels, _STRUCTURES)

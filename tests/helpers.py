@@ -14,7 +14,7 @@ from tl3d_keras.artifact import ModelInfo
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.manifest import CaseEntry, Manifest, Proposal
 from tl3d_keras.unet3d import UNet3D, named_weights
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 WINDOW = Intensity("window", (-100.0,), (300.0,))
 

@@ -9,7 +9,7 @@ from data_tools import case_reader, layouts, shard
 from tl3d_keras import manifest, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 SHAPE = (6, 8, 8)
 

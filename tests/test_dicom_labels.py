@@ -12,7 +12,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import RTStructureSetStorage
 
 from data_tools import dicom_labels
-from tl3d_keras import resampling, volume_io
+from tl3d_keras import resampling, volume_io, volumes
 from tl3d_keras.errors import InputError
 
 STEP = (0.0, 0.4, 1.9)
@@ -180,7 +180,7 @@ def test_the_grid_may_run_any_way(tmp_path, series):
     array = stacked(masks()).astype(np.uint8)
     seg = write_seg(tmp_path / "seg.dcm", slices, array, ["liver", "spleen"])
     rt = write_structures(tmp_path / "rt.dcm", [("liver", [box(2, 1.5, 2.5, 8.5, 7.5)])])
-    turned = volume_io.from_sitk(resampling.sitk.DICOMOrient(volume_io.to_sitk(image), "SAR"))
+    turned = volumes.from_sitk(resampling.sitk.DICOMOrient(volumes.to_sitk(image), "SAR"))
     assert turned.shape != image.shape
     for path, name in ((seg, "liver"), (seg, "spleen"), (rt, "liver")):
         there = dicom_labels.read(path, turned)[name]

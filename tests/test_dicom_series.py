@@ -5,7 +5,7 @@ import pytest
 from dicom_files import ORIGIN, SHAPE, ct_slice, write_series
 from pydicom.uid import RTStructureSetStorage
 
-from tl3d_keras import volume_io
+from tl3d_keras import volume_io, volumes
 from tl3d_keras.errors import InputError
 
 
@@ -52,7 +52,7 @@ def test_gantry_tilt_shears_the_grid(tmp_path, pixels):
     for suffix in (".nii.gz", ".nrrd", ".mha"):
         volume_io.write(tmp_path / f"case{suffix}", found)
         again = volume_io.read(tmp_path / f"case{suffix}")
-        volume_io.check_same_grid(found, again, "series", suffix)
+        volumes.check_same_grid(found, again, "series", suffix)
         np.testing.assert_array_equal(found.array, again.array)
 
 

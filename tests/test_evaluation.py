@@ -15,7 +15,7 @@ from tl3d_keras import volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 from tl3d_keras.evaluation import METRICS, Scores, Statistics, evaluate_case, summary
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACING = (4.0, 2.0, 1.5)

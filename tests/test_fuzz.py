@@ -22,7 +22,7 @@ from data_tools import layouts
 from tl3d_keras import manifest, records, stored_case
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 FUZZ = int(os.environ.get("TL3D_FUZZ", "0"))
 TARGETS = 4

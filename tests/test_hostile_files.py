@@ -14,9 +14,9 @@ from dicom_files import write_series
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tl3d_keras import file_headers, volume_io
+from tl3d_keras import file_headers, volume_io, volumes
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 EXAMPLES = int(os.environ.get("TL3D_FUZZ", "300"))
 BOUNDED = settings(
@@ -35,7 +35,7 @@ def originals(tmp_path_factory) -> dict[str, bytes]:
     """A small file of each kind; those in two parts have their data beside them as `data.raw`."""
     folder = tmp_path_factory.mktemp("originals")
     array = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(*SHAPE, 1)
-    image = volume_io.to_sitk(Volume(array, (3.0, 2.0, 1.0), (5.0, 6.0, 7.0)))
+    image = volumes.to_sitk(Volume(array, (3.0, 2.0, 1.0), (5.0, 6.0, 7.0)))
     content = {}
     for kind in KINDS:
         path = folder / f"a{kind}"

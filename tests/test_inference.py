@@ -8,7 +8,7 @@ from tl3d_keras.errors import InputError
 from tl3d_keras.inference import Segmenter, plan_axis, plan_patches, plan_tiles
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.unet3d import Geometry, UNet3D, named_weights
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 WINDOW = Intensity("window", (-200.0,), (300.0,))
 

@@ -16,7 +16,7 @@ from tl3d_keras.augmentation import Augmentation, Draw
 from tl3d_keras.errors import InputError
 from tl3d_keras.input_pipeline import PatchSettings, training_batches
 from tl3d_keras.intensity import Intensity
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 SHAPES = {"a": (12, 14, 10), "b": (9, 20, 16), "c": (24, 8, 11), "d": (12, 12, 12)}
 # Channels z, y, x hold 10 at the first voxel of their axis, 11 at the next; channel 3 the case.

@@ -14,7 +14,7 @@ from data_tools import inspect, tables
 from tl3d_keras import manifest, overlays, slices, thumbnails, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,7 +16,7 @@ from data_tools.reading import ReadOptions
 from tl3d_keras import volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 SHAPE, NAMES = (4, 3, 3), ("liver", "spleen")
 IMAGE = Volume(np.zeros((*SHAPE, 1), np.int16), (2.0, 1.0, 1.0))

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import data_tools
 from data_tools import layouts
 from data_tools.layouts import CaseSource, csv_table
-from tl3d_keras import volume_io
+from tl3d_keras import volumes
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 
@@ -401,8 +401,8 @@ def test_csv_that_is_not_there(tmp_path):
 
 
 def test_csv_of_dicom_series_and_dicom_labels(tmp_path, monkeypatch):
-    volume = volume_io.Volume(np.zeros((2, 3, 4, 1), np.int16), (1.0, 1.0, 1.0))
-    slices = volume_io.to_sitk(volume)
+    volume = volumes.Volume(np.zeros((2, 3, 4, 1), np.int16), (1.0, 1.0, 1.0))
+    slices = volumes.to_sitk(volume)
     (tmp_path / "ct").mkdir()
     for z in range(2):
         image = slices[:, :, z]

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tl3d_keras import patches, records
 from tl3d_keras.annotation import IGNORE
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 SHAPE = (7, 9, 8)
 

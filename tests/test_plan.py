@@ -12,7 +12,7 @@ from data_tools.prepare import Settings
 from data_tools.reading import ReadOptions
 from tl3d_keras import resampling, volume_io
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 SHAPE, SPACING = (4, 5, 6), (3.0, 1.0, 2.0)
 GRID = (1.0, 1.0, 1.0)

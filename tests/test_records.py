@@ -10,7 +10,7 @@ import tensorflow as tf
 from tl3d_keras import records, stored_case
 from tl3d_keras.annotation import IGNORE, Runs, from_runs
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 KINDS = {
     "case_id": "bytes_list",

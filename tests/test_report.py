@@ -15,7 +15,7 @@ from experiments import evaluate, report
 from tl3d_keras import overlays, run_report, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 from tl3d_keras.whole_folder import write_file
 
 NAME = 'a<b> & "c"'

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from tl3d_keras import resampling, volume_io
 from tl3d_keras.annotation import IGNORE
-from tl3d_keras.volume_io import Volume, check_same_grid, to_sitk
+from tl3d_keras.volumes import Volume, check_same_grid, to_sitk
 
 ORIGIN = (-31.5, 12.25, 100.0)
 RAMP = np.array([1.0, 10.0, -4.0])

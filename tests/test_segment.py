@@ -7,9 +7,9 @@ import SimpleITK as sitk
 from dicom_files import SHAPE, write_series
 
 from experiments import segment
-from tl3d_keras import artifact, volume_io
+from tl3d_keras import artifact, volume_io, volumes
 from tl3d_keras.intensity import Intensity
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 
 @pytest.fixture
@@ -42,14 +42,14 @@ def test_a_series_with_gantry_tilt_is_answered_on_its_grid(tmp_path, model, comm
         command(segment, **arguments)
     assert "expected --series=" in capsys.readouterr().err and not output.exists()
     command(segment, series="2", **arguments)
-    volume_io.check_same_grid(
+    volumes.check_same_grid(
         volume_io.read(tmp_path / "scan", series="2"), volume_io.read_labels(output), "scan", output
     )
 
 
 def test_a_4d_file(tmp_path, model, command, rng, capsys):
     volumes = [rng.normal(size=(6, 7, 8, 1)).astype(np.float32) * 100 for _ in range(2)]
-    images = [volume_io.to_sitk(Volume(v, (2.0, 1.0, 1.0))) for v in volumes]
+    images = [volumes.to_sitk(Volume(v, (2.0, 1.0, 1.0))) for v in volumes]
     for name, image in (("both", sitk.JoinSeries(images)), ("second", images[1])):
         sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
     one = model()
@@ -67,7 +67,7 @@ def test_a_4d_file(tmp_path, model, command, rng, capsys):
 
 def test_a_4d_file_holds_the_channels_of_a_model(tmp_path, model, command, rng):
     volumes = [rng.normal(size=(6, 7, 8, 1)).astype(np.float32) * 100 for _ in range(2)]
-    images = [volume_io.to_sitk(Volume(v, (2.0, 1.0, 1.0))) for v in volumes]
+    images = [volumes.to_sitk(Volume(v, (2.0, 1.0, 1.0))) for v in volumes]
     for name, image in (
         ("both", sitk.JoinSeries(images)),
         ("a_0000", images[0]),

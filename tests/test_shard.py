@@ -16,7 +16,7 @@ from tl3d_keras import manifest, stored_case, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 from tl3d_keras.stored_case import StoredCase
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE, SPACING = (6, 5, 4), (2.0, 1.0, 1.5)

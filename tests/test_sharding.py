@@ -19,7 +19,7 @@ from data_tools.reading import ReadOptions
 from data_tools.sharding import ShardOptions, shard_dataset
 from tl3d_keras import manifest, stored_case, volume_io
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 from tl3d_keras.whole_folder import whole_folder
 
 ROOT = Path(__file__).resolve().parents[1]

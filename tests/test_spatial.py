@@ -8,7 +8,7 @@ from scipy import ndimage
 from tl3d_keras import patches, records, spatial
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.augmentation import OFF, Augmentation, Draw
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 SHAPE, SPACING = (11, 20, 16), (3.0, 1.0, 1.5)
 FLOOR = tf.constant([-7.0, -9.0])

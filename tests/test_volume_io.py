@@ -7,9 +7,9 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from tl3d_keras import resampling, volume_io
+from tl3d_keras import resampling, volume_io, volumes
 from tl3d_keras.errors import InputError
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 OBLIQUE = tuple(Rotation.from_euler("xyz", [80, -5, 190], degrees=True).as_matrix().ravel())
@@ -42,7 +42,7 @@ def test_round_trip(tmp_path, rng, suffix, channels, dtype):
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
 def test_header_and_data_apart_are_read(tmp_path, rng, suffix):
     written = volume(noise(rng))
-    sitk.WriteImage(volume_io.to_sitk(written), str(tmp_path / f"case{suffix}"))
+    sitk.WriteImage(volumes.to_sitk(written), str(tmp_path / f"case{suffix}"))
     found = volume_io.read(tmp_path / f"case{suffix}")
     np.testing.assert_array_equal(found.array, written.array)
     assert found.spacing == pytest.approx(written.spacing)
@@ -58,7 +58,7 @@ def test_header_and_data_apart_are_not_written(tmp_path, rng, suffix):
 def test_axes_of_the_array(tmp_path):
     array = np.zeros((2, 3, 4, 2), np.int16)
     array[1, 2, 3] = [7, 8]
-    image = volume_io.to_sitk(Volume(array, (3.0, 2.0, 1.0)))
+    image = volumes.to_sitk(Volume(array, (3.0, 2.0, 1.0)))
     assert image.GetSize() == (4, 3, 2) and image.GetSpacing() == (1.0, 2.0, 3.0)
     assert image.GetPixel(3, 2, 1) == (7, 8)
 
@@ -76,7 +76,7 @@ def test_channels_are_stacked_in_order(tmp_path, rng):
 
 def stack(path: Path, arrays) -> None:
     """Writes volumes [Z, Y, X, 1] along a 4th dimension."""
-    sitk.WriteImage(sitk.JoinSeries([volume_io.to_sitk(volume(a)) for a in arrays]), str(path))
+    sitk.WriteImage(sitk.JoinSeries([volumes.to_sitk(volume(a)) for a in arrays]), str(path))
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
@@ -90,10 +90,10 @@ def test_4d_files(tmp_path, rng, suffix):
     for channel, array in enumerate(arrays):
         found = volume_io.read(path, channel=channel)
         np.testing.assert_array_equal(found.array, array)
-        volume_io.check_same_grid(volume(array), found, "written", path)
+        volumes.check_same_grid(volume(array), found, "written", path)
     whole = volume_io.read_channels([path], channels=3)
     np.testing.assert_array_equal(whole.array, np.concatenate(arrays, -1))
-    volume_io.check_same_grid(found, whole, "one", "all")
+    volumes.check_same_grid(found, whole, "one", "all")
     with pytest.raises(InputError, match="found 3 of them along a 4th dimension"):
         volume_io.read_channels([path], channels=2)
     with pytest.raises(InputError, match="expected --channel of 0 to 2, found 3"):
@@ -153,7 +153,7 @@ def test_dicom_series():
     # The label file runs through the same slices from back to front.
     series = resampling.canonical(series)
     labels = resampling.canonical(volume_io.read_labels(DATA / "ct/dicom_series_seg.nii.gz"))
-    volume_io.check_same_grid(series, labels, "dicom_series", "dicom_series_seg.nii.gz")
+    volumes.check_same_grid(series, labels, "dicom_series", "dicom_series_seg.nii.gz")
     # Hounsfield units: air around the patient, soft tissue where something is labelled.
     assert series.array.min() <= -1000
     assert -100 < np.median(series.array[labels.array > 0]) < 300
@@ -258,14 +258,14 @@ def test_grids_that_differ(rng, change, message):
     first = volume(noise(rng))
     second = Volume(**{**vars(first), **change})
     with pytest.raises(InputError, match=f"^b.nrrd: {message}") as raised:
-        volume_io.check_same_grid(first, second, "a.nrrd", "b.nrrd")
+        volumes.check_same_grid(first, second, "a.nrrd", "b.nrrd")
     assert "a.nrrd" in str(raised.value)
 
 
 def test_rounding_of_headers_is_no_difference(rng):
     first = volume(noise(rng))
     second = Volume(first.array, (3.0, 1.25, 0.8000001), (-31.5002, 12.25, 100.0), OBLIQUE)
-    volume_io.check_same_grid(first, second, "a.nrrd", "b.nrrd")
+    volumes.check_same_grid(first, second, "a.nrrd", "b.nrrd")
 
 
 def test_channels_on_two_grids(tmp_path, rng):
@@ -319,10 +319,10 @@ def test_names(path, name, known):
 def test_on_same_grid_turns_axes(rng):
     image = Volume(rng.normal(size=(3, 4, 5, 1)), (3.0, 2.0, 1.0), (5.0, -7.0, 9.0))
     for code in ("LPS", "RAI", "SLP", "ILA"):
-        turned = volume_io.from_sitk(sitk.DICOMOrient(volume_io.to_sitk(image), code))
-        found = volume_io.on_same_grid(image, turned, "image", code)
+        turned = volumes.from_sitk(sitk.DICOMOrient(volumes.to_sitk(image), code))
+        found = volumes.on_same_grid(image, turned, "image", code)
         np.testing.assert_array_equal(found.array, image.array)
-        volume_io.check_same_grid(image, found, "image", code)
+        volumes.check_same_grid(image, found, "image", code)
     moved = Volume(turned.array, turned.spacing, (5.0, -7.0, 10.0), turned.direction)
     with pytest.raises(InputError, match="moved: expected the "):
-        volume_io.on_same_grid(image, moved, "image", "moved")
+        volumes.on_same_grid(image, moved, "image", "moved")

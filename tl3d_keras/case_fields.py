@@ -8,7 +8,7 @@ import numpy as np
 from tl3d_keras.annotation import IGNORE, to_runs
 from tl3d_keras.errors import InputError
 from tl3d_keras.record_check import DTYPES, ENCODINGS
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 Fields = dict[str, bytes | np.ndarray]
 

@@ -20,7 +20,7 @@ from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.memory import available_memory
 from tl3d_keras.unet3d import Geometry, UNet3D
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 # Peak bytes a voxel of input and filter of the first level, measured with the default network.
 _BYTES_PER_VOXEL_AND_FILTER = 60

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.case_fields import Fields, make_fields
 from tl3d_keras.record_check import DTYPES, ENCODINGS
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 __all__ = [
     "IGNORE",

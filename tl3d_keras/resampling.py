@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from tl3d_keras import annotation
-from tl3d_keras.volume_io import Volume, from_sitk, to_sitk
+from tl3d_keras.volumes import Volume, from_sitk, to_sitk
 
 # Array axes run to superior, posterior, left, so that left and right mean the same everywhere.
 ORIENTATION = "LPS"

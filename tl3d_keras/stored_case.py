@@ -10,7 +10,7 @@ from tl3d_keras import record_check
 from tl3d_keras.annotation import Runs, from_runs
 from tl3d_keras.errors import InputError
 from tl3d_keras.manifest import CaseEntry, Manifest
-from tl3d_keras.volume_io import Volume
+from tl3d_keras.volumes import Volume
 
 
 class StoredCase(NamedTuple):
