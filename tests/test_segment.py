@@ -48,8 +48,8 @@ def test_a_series_with_gantry_tilt_is_answered_on_its_grid(tmp_path, model, comm
 
 
 def test_a_4d_file(tmp_path, model, command, rng, capsys):
-    volumes = [rng.normal(size=(6, 7, 8, 1)).astype(np.float32) * 100 for _ in range(2)]
-    images = [volumes.to_sitk(Volume(v, (2.0, 1.0, 1.0))) for v in volumes]
+    arrays = [rng.normal(size=(6, 7, 8, 1)).astype(np.float32) * 100 for _ in range(2)]
+    images = [volumes.to_sitk(Volume(v, (2.0, 1.0, 1.0))) for v in arrays]
     for name, image in (("both", sitk.JoinSeries(images)), ("second", images[1])):
         sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
     one = model()
@@ -66,8 +66,8 @@ def test_a_4d_file(tmp_path, model, command, rng, capsys):
 
 
 def test_a_4d_file_holds_the_channels_of_a_model(tmp_path, model, command, rng):
-    volumes = [rng.normal(size=(6, 7, 8, 1)).astype(np.float32) * 100 for _ in range(2)]
-    images = [volumes.to_sitk(Volume(v, (2.0, 1.0, 1.0))) for v in volumes]
+    arrays = [rng.normal(size=(6, 7, 8, 1)).astype(np.float32) * 100 for _ in range(2)]
+    images = [volumes.to_sitk(Volume(v, (2.0, 1.0, 1.0))) for v in arrays]
     for name, image in (
         ("both", sitk.JoinSeries(images)),
         ("a_0000", images[0]),
