@@ -37,8 +37,35 @@ def define(command_flags: flags.FlagValues) -> None:
     enum(
         "loss",
         "cross_entropy_dice",
-        ["cross_entropy", "dice", "cross_entropy_dice"],
-        "Masked loss.",
+        [
+            "cross_entropy",
+            "dice",
+            "case_dice",
+            "cross_entropy_dice",
+            "focal",
+            "focal_dice",
+            "tversky",
+        ],
+        "Masked loss; dice is that of the batch, case_dice the mean over its cases.",
+    )
+    numbers(
+        "loss_options",
+        [],
+        "What the loss takes: gamma=2,alpha=0.25 (focal) or alpha=0.3,beta=0.7 (tversky: the "
+        "weights of voxels predicted wrongly, and missed).",
+    )
+    enum(
+        "class_weights",
+        "none",
+        ["none", "balanced"],
+        "balanced: cross-entropy and focal loss weigh voxels by how rare their label is among the "
+        "annotated.",
+    )
+    flags.DEFINE_bool(
+        "deep_supervision",
+        False,
+        "Train heads on the coarser levels too; they are no part of the model.",
+        flag_values=command_flags,
     )
     string("optimizer", "adam", "Any optimizer registered with Keras.")
     enum(
@@ -54,6 +81,12 @@ def define(command_flags: flags.FlagValues) -> None:
         None,
         "Of these, keep the last for validation; default a tenth, at most 10.",
         lower_bound=0,
+    )
+    numbers(
+        "validation_cases",
+        [],
+        "Names of the cases to validate on, or how many as --num_validation; none of the named "
+        "counts for --num_train.",
     )
     numbers(
         "window",
@@ -93,6 +126,8 @@ def settings(command_flags: flags.FlagValues) -> dict[str, Any]:
         "steps",
         "learning_rate",
         "loss",
+        "class_weights",
+        "deep_supervision",
         "optimizer",
         "precision",
         "strategy",
@@ -105,6 +140,8 @@ def settings(command_flags: flags.FlagValues) -> dict[str, Any]:
     return {name: values[name] for name in shared} | {
         "normalization": None if values["normalization"] == "none" else values["normalization"],
         "patch_size": _patch_size(values["patch_size"]),
+        "loss_options": _options(values["loss_options"]),
+        "validation_cases": tuple(values["validation_cases"]),
         "window": _numbers("window", values["window"], float, 2),
         "flip_axes": _axes(values["flip_axes"]),
     }
@@ -129,6 +166,19 @@ def _numbers(flag: str, values: list[str] | None, kind: Any, count: int) -> tupl
     if len(numbers) != count:
         raise InputError(f"--{flag}: expected {count} numbers, found {','.join(values)}")
     return numbers
+
+
+def _options(pairs: list[str]) -> dict[str, float]:
+    options = {}
+    for pair in pairs:
+        name, _, number = pair.partition("=")
+        try:
+            options[name] = float(number)
+        except ValueError as error:
+            raise InputError(
+                f"--loss_options: expected NAME=NUMBER, NAME=NUMBER, found {pair!r}"
+            ) from error
+    return options
 
 
 def _axes(names: list[str]) -> tuple[int, ...]:

@@ -41,6 +41,17 @@ def info(structures=("liver", "spleen"), channels=("CT",), intensity=WINDOW) -> 
     )
 
 
+def random_batch(
+    annotated_fraction: float = 0.6, batch: int = 4, classes: int = 4
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Labels [B, 5, 6, 7], 255 where unannotated, and logits [B, 5, 6, 7, classes]."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, classes, (batch, 5, 6, 7)).astype(np.uint8)
+    labels[rng.random(labels.shape) > annotated_fraction] = 255
+    logits = rng.normal(size=(*labels.shape, classes)).astype(np.float32)
+    return tf.constant(labels), tf.constant(logits)
+
+
 def write_dataset(
     folder: Path, num_cases: int = 4, structures=("liver", "spleen"), sparse: bool = True
 ) -> Path:

@@ -1,110 +1,16 @@
-"""Masked losses: hand-computed numbers, no influence of unannotated voxels, equal on replicas."""
+"""Masked losses: no influence of unannotated voxels, equal on replicas, at home in Keras."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import random_batch
 
 from tl3d_keras.annotation import IGNORE
-from tl3d_keras.losses import (
-    LOSSES,
-    MaskedCrossEntropy,
-    MaskedCrossEntropyDice,
-    MaskedDice,
-)
+from tl3d_keras.errors import InputError
+from tl3d_keras.losses import LOSSES, MaskedDice, make
+from tl3d_keras.metrics import MaskedDiceMetric
 
 ALL = pytest.mark.parametrize("name", list(LOSSES))
-
-
-def volume(*labels: int) -> tf.Tensor:
-    """Labels [1, 1, 1, N]."""
-    return tf.constant(labels, tf.uint8)[tf.newaxis, tf.newaxis, tf.newaxis]
-
-
-def probabilities(*rows: tuple) -> tf.Tensor:
-    """Probabilities [1, 1, 1, N, K + 1]."""
-    return tf.constant(rows, tf.float32)[tf.newaxis, tf.newaxis, tf.newaxis]
-
-
-HALVES = probabilities((0.5, 0.25, 0.25), (0.25, 0.5, 0.25), (0.1, 0.1, 0.8), (0.2, 0.4, 0.4))
-
-
-@pytest.mark.parametrize(
-    ("labels", "annotated", "expected"),
-    [
-        # Fully annotated: the mean of -log p(label).
-        ((0, 1, 2, 0), (1, 1, 1), -np.log([0.5, 0.5, 0.8, 0.2]).mean()),
-        # Unannotated voxels leave the mean to the others.
-        ((0, IGNORE, 2, IGNORE), (1, 1, 1), -np.log([0.5, 0.8]).mean()),
-        # Structure 2 was not annotated: a 0 may be background or structure 2.
-        ((0, 1, 0, 0), (1, 1, 0), -np.log([0.75, 0.5, 0.9, 0.6]).mean()),
-        # Only background is known: every 0 may be anything, so there is nothing to learn.
-        ((0, 0, 0, 0), (1, 0, 0), 0.0),
-        ((IGNORE,) * 4, (1, 1, 1), 0.0),
-    ],
-)
-def test_cross_entropy_by_hand(labels, annotated, expected):
-    mask = np.array([annotated], bool)
-    value = MaskedCrossEntropy().value(volume(*labels), HALVES, mask)
-    np.testing.assert_allclose(value, expected, atol=1e-6)
-    logits = tf.math.log(HALVES) + 3.0
-    value = MaskedCrossEntropy(from_logits=True).value(volume(*labels), logits, mask)
-    np.testing.assert_allclose(value, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("labels", "annotated", "expected"),
-    [
-        # Structure 1: 2 * 0.5 / (1.25 + 1); structure 2: 2 * 0.8 / (1.7 + 1).
-        ((0, 1, 2, 0), (1, 1, 1), 1 - np.mean([1.0 / 2.25, 1.6 / 2.7])),
-        # Without the last two voxels, structure 2 is not in the batch.
-        ((0, 1, IGNORE, IGNORE), (1, 1, 1), 1 - 1.0 / 1.75),
-        # Structure 1 was not annotated in the case, so it counts no more.
-        ((0, 0, 2, 0), (1, 0, 1), 1 - 1.6 / 2.7),
-        ((0, 0, 0, 0), (1, 1, 1), 0.0),
-        ((IGNORE,) * 4, (1, 1, 1), 0.0),
-    ],
-)
-def test_dice_by_hand(labels, annotated, expected):
-    value = MaskedDice().value(volume(*labels), HALVES, np.array([annotated], bool))
-    np.testing.assert_allclose(value, expected, atol=1e-6)
-
-
-def test_dice_counts_a_structure_in_the_cases_that_annotate_it():
-    labels = tf.concat([volume(0, 1, 2, 0), volume(0, 0, 2, 0)], 0)
-    prediction = tf.concat([HALVES, HALVES], 0)
-    annotated = np.array([(1, 1, 1), (1, 0, 1)], bool)
-    value = MaskedDice().value(labels, prediction, annotated)
-    np.testing.assert_allclose(value, 1 - np.mean([1.0 / 2.25, 3.2 / 5.4]), atol=1e-6)
-
-
-def random_batch(annotated_fraction=0.6, batch=4, classes=4):
-    rng = np.random.default_rng(3)
-    labels = rng.integers(0, classes, (batch, 5, 6, 7)).astype(np.uint8)
-    labels[rng.random(labels.shape) > annotated_fraction] = IGNORE
-    logits = rng.normal(size=(*labels.shape, classes)).astype(np.float32)
-    return tf.constant(labels), tf.constant(logits)
-
-
-def test_equals_keras_when_all_is_annotated():
-    labels, logits = random_batch(annotated_fraction=1.0)
-    ours = MaskedCrossEntropy(from_logits=True)(labels, logits)
-    keras = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits)
-    np.testing.assert_allclose(ours, keras, atol=1e-6)
-    if hasattr(tf.keras.losses, "Dice"):
-        truth, guess = tf.one_hot(labels, 4), tf.nn.softmax(logits)
-        keras = [
-            tf.keras.losses.Dice(reduction="sum")(truth[..., k], guess[..., k]) for k in range(1, 4)
-        ]
-        np.testing.assert_allclose(
-            MaskedDice(from_logits=True)(labels, logits), np.mean(keras), atol=1e-6
-        )
-
-
-def test_sum_is_the_sum():
-    labels, logits = random_batch()
-    parts = [loss(from_logits=True)(labels, logits) for loss in (MaskedCrossEntropy, MaskedDice)]
-    total = MaskedCrossEntropyDice(from_logits=True)(labels, logits)
-    np.testing.assert_allclose(total, sum(parts), rtol=1e-6)
 
 
 @ALL
@@ -175,7 +81,7 @@ def uneven_batch():
 
 
 @ALL
-@pytest.mark.parametrize("replicas", [1, 2, 4])
+@pytest.mark.parametrize("replicas", [2, 4])
 def test_replicas_give_the_loss_and_gradient_of_one_device(name, replicas, mirrored):
     data = uneven_batch()
     kernel = np.random.default_rng(1).normal(size=(1, 1, 1, 2, 3)).astype(np.float32)
@@ -208,17 +114,92 @@ def test_replicas_give_the_loss_and_gradient_of_one_device(name, replicas, mirro
         np.testing.assert_allclose(gradient, expected_gradient[0], rtol=1e-5, atol=1e-7)
 
 
+def unit(classes=4):
+    """A model that one convolution makes, and images for it."""
+    inputs = tf.keras.Input((5, 6, 7, 1))
+    model = tf.keras.Model(inputs, tf.keras.layers.Conv3D(classes, 1, activation="softmax")(inputs))
+    return model, tf.random.stateless_normal((4, 5, 6, 7, 1), (0, 1))
+
+
 @ALL
 def test_keras_users_compile_with_it(name, tmp_path):
     labels, _ = random_batch()
-    inputs = tf.keras.Input((5, 6, 7, 1))
-    model = tf.keras.Model(inputs, tf.keras.layers.Conv3D(4, 1)(inputs))
-    model.compile("sgd", loss=LOSSES[name](from_logits=True))
-    image = tf.random.stateless_normal((4, 5, 6, 7, 1), (0, 1))
-    before = LOSSES[name](from_logits=True)(labels, model(image))
-    history = model.fit(image, labels, batch_size=4, epochs=2, verbose=0).history["loss"]
-    np.testing.assert_allclose(history[0], before, rtol=1e-5)
-    assert history[1] < history[0]
-    config = tf.keras.losses.serialize(LOSSES[name](from_logits=True))
-    again = tf.keras.losses.deserialize(config)
-    assert type(again) is LOSSES[name] and again.from_logits
+    model, image = unit()
+    metrics = [MaskedDiceMetric(4), MaskedDiceMetric(4, structure=2, name="liver")]
+    model.compile("sgd", loss=LOSSES[name](), metrics=metrics)
+    before = LOSSES[name]()(labels, model(image))
+    expected = MaskedDiceMetric(4)
+    expected.update_state(labels, model(image))
+    history = model.fit(image, labels, batch_size=4, epochs=2, verbose=0).history
+    np.testing.assert_allclose(history["loss"][0], before, rtol=1e-5)
+    np.testing.assert_allclose(history["dice"][0], expected.result(), rtol=1e-5)
+    np.testing.assert_allclose(history["liver"][0], expected.per_structure()[1], rtol=1e-5)
+    assert history["loss"][1] < history["loss"][0]
+    model.save(tmp_path / "model.keras")
+    loaded = tf.keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.loss.get_config() == model.loss.get_config()
+    np.testing.assert_allclose(
+        loaded.evaluate(image, labels, verbose=0), model.evaluate(image, labels, verbose=0)
+    )
+
+
+@ALL
+def test_configuration_round_trip(name):
+    options = {"focal": {"gamma": 3.0}, "focal_dice": {"gamma": 3.0}, "tversky": {"beta": 0.6}}
+    loss = make(name, True, options.get(name))
+    again = tf.keras.losses.deserialize(tf.keras.losses.serialize(loss))
+    assert type(again) is type(loss) and again.from_logits
+    assert again.get_config() == loss.get_config()
+    labels, logits = random_batch()
+    np.testing.assert_array_equal(again(labels, logits), loss(labels, logits))
+
+
+def test_fit_of_a_keras_user_on_replicas(mirrored):
+    labels, _ = random_batch()
+    labels = tf.concat([tf.fill((1, *labels.shape[1:]), np.uint8(IGNORE)), labels[1:]], 0)
+    weights = []
+    for strategy in (tf.distribute.get_strategy(), mirrored(4)):
+        tf.keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model, image = unit()
+            model.compile(tf.keras.optimizers.SGD(1.0), loss=MaskedDice())
+        start = model.get_weights()
+        data = tf.data.Dataset.from_tensors((image, labels))
+        model.fit(data, epochs=2, verbose=0, shuffle=False)
+        weights.append(model.get_weights())
+    assert np.abs(weights[0][0] - start[0]).max() > 1e-3
+    for one, four in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, four, atol=1e-6)
+
+
+@ALL
+def test_sample_weights_are_refused(name):
+    labels, logits = random_batch()
+    with pytest.raises(InputError, match="expected no sample_weight, found one; unannotated"):
+        LOSSES[name](from_logits=True)(labels, logits, tf.ones(4))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("hinge",), "expected a loss of cross_entropy, dice, .* found 'hinge'"),
+        (("focal", True, {"beta": 1.0}), "focal: expected options of gamma, alpha, found 'beta'"),
+        (("dice", True, {"gamma": 1.0}), "dice: expected options of none, found 'gamma'"),
+        (("tversky", True, None, [1.0]), "tversky: expected no class weights, found some"),
+        (("focal", True, {"gamma": -1.0}), "expected gamma of 0 or more, found -1.0"),
+        (("focal", True, {"alpha": 2.0}), "expected alpha of 0 to 1, found 2.0"),
+        (("focal", True, {"alpha": 0.5}, [1.0]), "expected alpha or class weights, found both"),
+        (("tversky", True, {"alpha": 0.0}), "expected alpha above 0, found 0.0"),
+        (("tversky", True, {"beta": float("nan")}), "expected beta above 0, found nan"),
+    ],
+)
+def test_wrong_settings(arguments, message):
+    with pytest.raises(InputError, match=message):
+        make(*arguments)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "focal_dice", "cross_entropy_dice"])
+def test_a_wrong_number_of_class_weights(name):
+    labels, logits = random_batch()
+    with pytest.raises(InputError, match="expected 4 class weights, background first, found 3"):
+        make(name, True, None, [1.0, 2.0, 3.0])(labels, logits)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl3d_keras.annotation import IGNORE
+from tl3d_keras.errors import InputError
 
 
 @tf.keras.utils.register_keras_serializable("tl3d_keras")
@@ -14,15 +15,26 @@ class MaskedDiceMetric(tf.keras.metrics.Metric):
     """Dice of the most probable class over all annotated voxels since the last reset.
 
     A structure counts in the cases where it was annotated. `result()` is the mean over structures
-    that were predicted or annotated; `per_structure()` gives each.
+    that were predicted or annotated, or that of one structure; `per_structure()` gives each.
 
     Args:
         num_classes: K + 1.
+        structure: 1..K, of which `result()` is then the Dice; None: the mean.
+
+    Raises:
+        InputError: `structure` is none of the classes.
     """
 
-    def __init__(self, num_classes: int, name: str = "dice", **kwargs: Any) -> None:
+    def __init__(
+        self, num_classes: int, structure: int | None = None, name: str = "dice", **kwargs: Any
+    ) -> None:
         super().__init__(name=name, **kwargs)
+        if structure is not None and not 1 <= structure < num_classes:
+            raise InputError(
+                f"{name}: expected a structure of 1 to {num_classes - 1}, found {structure}"
+            )
         self.num_classes = num_classes
+        self.structure = structure
         shape = (num_classes - 1,)
         self._overlap = self.add_weight(name="overlap", shape=shape, initializer="zeros")
         self._sizes = self.add_weight(name="sizes", shape=shape, initializer="zeros")
@@ -34,7 +46,16 @@ class MaskedDiceMetric(tf.keras.metrics.Metric):
         sample_weight: None = None,
         annotated: tf.Tensor | None = None,
     ) -> None:
-        """Adds a batch; shapes as in `losses`, predictions as logits or probabilities."""
+        """Adds a batch; shapes as in `losses`, predictions as logits or probabilities.
+
+        Raises:
+            InputError: `sample_weight` is given: a voxel counts, or is labelled 255.
+        """
+        if sample_weight is not None:
+            raise InputError(
+                f"{self.name}: expected no sample_weight, found one; "
+                "unannotated voxels are those labelled 255"
+            )
         y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
         if y_true.shape.rank == y_pred.shape.rank:
             y_true = tf.squeeze(y_true, -1)
@@ -59,15 +80,18 @@ class MaskedDiceMetric(tf.keras.metrics.Metric):
         return 2 * tf.convert_to_tensor(self._overlap) / sizes
 
     def result(self) -> tf.Tensor:
-        """The mean over the structures seen, 0 if there is none."""
+        """The mean over the structures seen, or the Dice of one; 0 if there is none."""
         sizes = tf.convert_to_tensor(self._sizes)
         dice = tf.math.divide_no_nan(2 * tf.convert_to_tensor(self._overlap), sizes)
+        if self.structure is not None:
+            return dice[self.structure - 1]
         seen = tf.cast(sizes > 0, tf.float32)
         return tf.math.divide_no_nan(tf.reduce_sum(dice * seen), tf.reduce_sum(seen))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {**super().get_config(), "num_classes": self.num_classes}
+        config = {"num_classes": self.num_classes, "structure": self.structure}
+        return {**super().get_config(), **config}
 
 
 class DiceSums:

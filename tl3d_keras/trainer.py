@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tl3d_keras import deep_supervision
 from tl3d_keras.metrics import MaskedDiceMetric
 from tl3d_keras.unet3d import UNet3D
 
@@ -14,12 +15,15 @@ class MaskedTrainer(tf.keras.Model):
     Args:
         network: built in the scope of the strategy that it is trained under.
         loss: one of `losses.LOSSES`, made with `from_logits=True`.
+        logits: a model of the network's weights that gives logits, or those of each level as
+            `deep_supervision.with_heads`; None: `network.logits`.
     """
 
-    def __init__(self, network: UNet3D, loss: Any) -> None:
+    def __init__(self, network: UNet3D, loss: Any, logits: tf.keras.Model | None = None) -> None:
         super().__init__(name="masked_trainer")
         self.network = network
-        self._logits = network.logits
+        self._logits = network.logits if logits is None else logits
+        self._padding = network.get_config()["padding"]
         self._masked_loss = loss
         self._mean_loss = tf.keras.metrics.Mean(name="loss")
         self._dice = MaskedDiceMetric(network.get_config()["num_classes"], name="dice")
@@ -32,18 +36,24 @@ class MaskedTrainer(tf.keras.Model):
         return [self._mean_loss, self._dice]
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Logits."""
+        """Logits, or those of each level."""
         return self._logits(inputs, training=training)
 
     def train_step(self, data: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on one replica's part of a batch."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
-            logits = self(data["image"], training=True)
-            loss = self._masked_loss.value(data["labels"], logits, data["annotated"])
+            logits, *coarser = tf.nest.flatten(self(data["image"], training=True))
+            loss = deep_supervision.value(
+                self._masked_loss,
+                data["labels"],
+                [logits, *coarser],
+                data["annotated"],
+                self._padding,
+            )
             # Gradients are summed over replicas, and each has the loss of the global batch.
             scaled = _scale(self.optimizer, loss / replicas)
-        weights = self.network.trainable_weights
+        weights = self._logits.trainable_weights
         gradients = _unscale(self.optimizer, tape.gradient(scaled, weights))
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         self._mean_loss.update_state(loss)

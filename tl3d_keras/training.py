@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tl3d_keras import losses
+from tl3d_keras import deep_supervision, losses
 from tl3d_keras.optimizers import make_optimizer
 from tl3d_keras.run_folder import RunFolder, TrainingState
 from tl3d_keras.trainer import MaskedTrainer
@@ -38,11 +38,12 @@ def train(
     stages: Sequence[Stage],
     folder: RunFolder,
     strategy: tf.distribute.Strategy,
-    loss: str = "cross_entropy_dice",
+    loss: losses.MaskedLoss,
     optimizer: str = "adam",
     steps_per_epoch: int = 250,
     validate: Callable[[], Sequence[float | None]] | None = None,
     structures: Sequence[str] = (),
+    supervise_levels: bool = False,
 ) -> TrainingState:
     """Trains a network through its stages, from where the run folder's checkpoint stands.
 
@@ -56,16 +57,19 @@ def train(
         stages: in order; layers that no stage freezes are trained.
         folder: of the run, for checkpoints and logs.
         strategy: to train under.
-        loss: a key of `losses.LOSSES`.
+        loss: from logits.
         optimizer: any name registered with Keras.
         steps_per_epoch: batches between validations and checkpoints.
         validate: gives the Dice of each of `structures`, or None where undefined.
         structures: names for the logs.
+        supervise_levels: whether the coarser levels get heads, see `deep_supervision`.
 
     Returns:
         The final state: step, best Dice and its step.
     """
-    state = TrainingState(network)
+    with strategy.scope():
+        logits = deep_supervision.with_heads(network) if supervise_levels else network.logits
+    state = TrainingState(logits)
     folder.restore(state)
     end = 0
     for stage in stages:
@@ -74,12 +78,12 @@ def train(
             continue
         freeze(network, stage.frozen)
         with strategy.scope():
-            trainer = MaskedTrainer(network, losses.LOSSES[loss](from_logits=True))
+            trainer = MaskedTrainer(network, loss, logits)
             rule = make_optimizer(
                 optimizer, stage.learning_rate, stage.steps, network.get_config()["dtype"]
             )
             trainer.compile(optimizer=rule, jit_compile=False)
-            rule.build(network.trainable_weights)
+            rule.build(logits.trainable_weights)
             state.attach(rule)
         if state.step > start:
             folder.restore(state)

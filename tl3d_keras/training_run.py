@@ -1,8 +1,8 @@
 """A whole training run: records in; checkpoints, logs and the model's artifact out."""
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from tl3d_keras import (
     __version__,
     artifact,
     augmentation,
+    class_weights,
     devices,
     input_pipeline,
+    losses,
     mirrors,
     paper,
     stored_case,
@@ -38,6 +40,7 @@ _MAX_AUTO_VALIDATION = 10
 _HEAD_STEPS_SHARE = 4
 _FINE_RATE = 0.1
 _TRUNK = ("encoder_*", "decoder_*")
+CLASS_WEIGHTS = ("none", "balanced")
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,16 @@ class RunSettings:
         steps: of the whole run.
         learning_rate: at the start of the first stage.
         loss: a key of `losses.LOSSES`.
+        loss_options: numbers that the loss takes by name.
+        class_weights: one of `CLASS_WEIGHTS`, for the losses that take them.
+        deep_supervision: whether coarser levels are trained on too, see `deep_supervision`.
         optimizer: a name registered with Keras.
         precision: one of `devices.PRECISIONS`.
         strategy: one of `devices.STRATEGIES`.
         num_train: use the first cases of the records only; None: all.
         num_validation: of these, the last are kept for validation; None: a tenth, at most 10.
+        validation_cases: names of the cases kept for validation; the others are then the records
+            of which `num_train` uses the first. In place of `num_validation`, or that number alone.
         window: low and high in raw units; None: the manifest's proposal.
         augmentation: one of `augmentation.PRESETS`.
         flip_axes: axes 0, 1, 2 (z, y, x) that augmentation may flip.
@@ -89,11 +97,15 @@ class RunSettings:
     steps: int = 2000
     learning_rate: float = 1e-3
     loss: str = "cross_entropy_dice"
+    loss_options: Mapping[str, float] = field(default_factory=dict)
+    class_weights: str = "none"
+    deep_supervision: bool = False
     optimizer: str = "adam"
     precision: str = "auto"
     strategy: str = "auto"
     num_train: int | None = None
     num_validation: int | None = None
+    validation_cases: tuple[str, ...] = ()
     window: tuple[float, float] | None = None
     augmentation: str = "light"
     flip_axes: tuple[int, ...] = ()
@@ -122,13 +134,14 @@ def run(
     devices.make_deterministic(settings.seed)
     base = artifact.load(settings.base) if settings.base else None
     train_cases, validation_cases = split_cases(settings, manifest)
+    loss = _make_loss(settings, manifest, train_cases)
     identity = asdict(settings) | {"data": manifest.fingerprint}
     folder = RunFolder(output_dir, identity)
     try:
         if folder.is_done:
             say(f"{output_dir}: this run is complete")
         else:
-            _train(settings, manifest, base, train_cases, validation_cases, folder, say)
+            _train(settings, manifest, base, train_cases, validation_cases, loss, folder, say)
         return artifact.latest(Path(output_dir) / "model")
     finally:
         folder.close()
@@ -137,17 +150,33 @@ def run(
 def split_cases(
     settings: RunSettings, manifest: Manifest
 ) -> tuple[list[CaseEntry], list[CaseEntry]]:
-    """The training and the validation cases: the first `num_train`, of which the last validate."""
-    total = len(manifest.cases) if settings.num_train is None else settings.num_train
-    cases = manifest.cases[:total]
+    """The training and the validation cases: the named ones or the last of the first `num_train`.
+
+    Raises:
+        InputError: a name that is no case's, or cases that do not suffice.
+    """
+    cases, names = manifest.cases, list(settings.validation_cases)
     held_out = settings.num_validation
-    if held_out is None:
+    if names and held_out is not None:
+        raise InputError("expected --validation_cases or --num_validation, found both")
+    if len(names) == 1 and names[0].isdecimal() and names[0] not in {c.case_id for c in cases}:
+        names, held_out = [], int(names[0])
+    validation = manifest.select(names)
+    cases = [case for case in cases if case.case_id not in names]
+    if settings.num_train is not None and not 1 <= settings.num_train <= len(cases):
+        raise InputError(
+            f"--num_train: expected 1 to {len(cases)} cases, found {settings.num_train}"
+        )
+    cases = cases[: settings.num_train]
+    if names:
+        held_out = 0
+    elif held_out is None:
         held_out = min(_MAX_AUTO_VALIDATION, len(cases) // _AUTO_VALIDATION_SHARE)
     if held_out >= len(cases):
         raise InputError(
             f"expected fewer validation cases than the {len(cases)} cases, found {held_out}"
         )
-    return cases[: len(cases) - held_out], cases[len(cases) - held_out :]
+    return cases[: len(cases) - held_out], [*validation, *cases[len(cases) - held_out :]]
 
 
 def make_stages(settings: RunSettings) -> list[Stage]:
@@ -169,6 +198,7 @@ def _train(
     base: Artifact | None,
     train_cases: Sequence[CaseEntry],
     validation_cases: Sequence[CaseEntry],
+    loss: losses.MaskedLoss,
     folder: RunFolder,
     say: Callable[[str], None],
 ) -> None:
@@ -197,6 +227,7 @@ def _train(
         command=sys.argv,
         precision=precision,
         replicas=strategy.num_replicas_in_sync,
+        loss=loss.get_config(),
         augmentation=asdict(patches.augmentation),
         layers=[row._asdict() for row in table],
         training_cases=[c.case_id for c in train_cases],
@@ -219,11 +250,12 @@ def _train(
         stages,
         folder,
         strategy,
-        settings.loss,
+        loss,
         settings.optimizer,
         settings.steps_per_epoch or max(1, settings.steps // 20),
         validate,
         manifest.structures,
+        settings.deep_supervision,
     )
     metrics: dict[str, float] = {"best_step": state.best_step or state.step}
     if state.best_step:
@@ -241,6 +273,15 @@ def _train(
     model = artifact.save(network, info, folder.path / "model")
     folder.note(done=True, **metrics)
     say(f"model: {model}")
+
+
+def _make_loss(
+    settings: RunSettings, manifest: Manifest, train_cases: Sequence[CaseEntry]
+) -> losses.MaskedLoss:
+    weights = None
+    if settings.class_weights == "balanced":
+        weights = class_weights.balanced(manifest.structures, train_cases)
+    return losses.make(settings.loss, True, settings.loss_options, weights)
 
 
 def _make_network(
@@ -365,9 +406,10 @@ def _check(settings: RunSettings, manifest: Manifest) -> None:
             "--freeze: expected no pattern with --mode=scratch, whose weights are "
             f"random, found {','.join(settings.freeze)}"
         )
-    if settings.num_train is not None and not 1 <= settings.num_train <= len(manifest.cases):
+    if settings.class_weights not in CLASS_WEIGHTS:
         raise InputError(
-            f"--num_train: expected 1 to {len(manifest.cases)} cases, found {settings.num_train}"
+            f"expected class weights of {', '.join(CLASS_WEIGHTS)}, "
+            f"found {settings.class_weights!r}"
         )
     augmentation.preset(settings.augmentation, manifest.spacing)
     if 2 in settings.flip_axes:
