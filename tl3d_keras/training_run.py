@@ -17,6 +17,7 @@ from tl3d_keras import (
     devices,
     input_pipeline,
     mirrors,
+    optimizers,
     paper,
     stored_case,
     training,
@@ -60,9 +61,15 @@ class RunSettings:
             padding and the manifest's proposal for same.
         batch_size: patches a step, over all devices.
         steps: of the whole run.
-        learning_rate: at the start of the first stage.
+        learning_rate: the highest of the first stage.
         loss: a key of `losses.LOSSES`.
-        optimizer: a name registered with Keras.
+        optimizer: its name; see `optimizers.OptimizerPlan` for this and the next six.
+        schedule: of the learning rate.
+        warmup_steps: at the start of every stage.
+        weight_decay: None: the optimizer's default.
+        clip_norm: of the gradient; 0: none.
+        ema: decay of the moving average of the weights; 0: none.
+        layer_rates: multipliers of the learning rate by layer pattern.
         precision: one of `devices.PRECISIONS`.
         strategy: one of `devices.STRATEGIES`.
         num_train: use the first cases of the records only; None: all.
@@ -90,6 +97,12 @@ class RunSettings:
     learning_rate: float = 1e-3
     loss: str = "cross_entropy_dice"
     optimizer: str = "adam"
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float | None = None
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    layer_rates: tuple[tuple[str, float], ...] = ()
     precision: str = "auto"
     strategy: str = "auto"
     num_train: int | None = None
@@ -183,6 +196,7 @@ def _train(
     with strategy.scope():
         network, origins = _make_network(settings, manifest, base, precision)
         frozen = transfer.freeze(network, stages[0].frozen)
+    transfer.match_rates(network, settings.layer_rates)
     table = transfer.layer_table(network, origins, frozen)
     if base:
         _say_table(table, say)
@@ -220,7 +234,7 @@ def _train(
         folder,
         strategy,
         settings.loss,
-        settings.optimizer,
+        _optimizer_plan(settings),
         settings.steps_per_epoch or max(1, settings.steps // 20),
         validate,
         manifest.structures,
@@ -369,6 +383,7 @@ def _check(settings: RunSettings, manifest: Manifest) -> None:
         raise InputError(
             f"--num_train: expected 1 to {len(manifest.cases)} cases, found {settings.num_train}"
         )
+    optimizers.check(_optimizer_plan(settings), [s.steps for s in make_stages(settings)])
     augmentation.preset(settings.augmentation, manifest.spacing)
     if 2 in settings.flip_axes:
         mirrors.mirrored_labels(manifest.structures)
@@ -376,6 +391,18 @@ def _check(settings: RunSettings, manifest: Manifest) -> None:
         raise InputError(
             f"--head_steps: expected 0 to {settings.steps}, found {settings.head_steps}"
         )
+
+
+def _optimizer_plan(settings: RunSettings) -> optimizers.OptimizerPlan:
+    return optimizers.OptimizerPlan(
+        settings.optimizer,
+        settings.schedule,
+        settings.warmup_steps,
+        settings.weight_decay,
+        settings.clip_norm,
+        settings.ema,
+        settings.layer_rates,
+    )
 
 
 def _triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:
