@@ -33,7 +33,7 @@ def define(command_flags: flags.FlagValues) -> None:
     )
     integer("batch_size", 2, "Patches a step.", lower_bound=1)
     integer("steps", 2000, "Training steps.", lower_bound=1)
-    real("learning_rate", 1e-3, "At the start; falls along a cosine.", lower_bound=0)
+    real("learning_rate", 1e-3, "The highest, after the warm-up.", lower_bound=0)
     enum(
         "loss",
         "cross_entropy_dice",
@@ -67,7 +67,30 @@ def define(command_flags: flags.FlagValues) -> None:
         "Train heads on the coarser levels too; they are no part of the model.",
         flag_values=command_flags,
     )
-    string("optimizer", "adam", "Any optimizer registered with Keras.")
+    string(
+        "optimizer",
+        "adam",
+        "adam, adamw, sgd_nesterov or any name registered with Keras; Addons>LAMB and the like on "
+        "the addons stack.",
+    )
+    enum("schedule", "cosine", ["cosine", "polynomial", "constant"], "Of the learning rate.")
+    integer("warmup_steps", 0, "Linear rise at the start of every stage.", lower_bound=0)
+    real("weight_decay", None, "Default: the optimizer's own.", lower_bound=0)
+    real("clip_norm", 0.0, "Largest norm of the batch's gradient; 0: any.", lower_bound=0)
+    real(
+        "ema",
+        0.0,
+        "Decay, such as 0.999, of a moving average of the weights, which is then validated and "
+        "saved; 0: none.",
+        lower_bound=0,
+        upper_bound=1,
+    )
+    numbers(
+        "layer_rates",
+        [],
+        "What the learning rate is multiplied with by layer name pattern, such as "
+        "encoder_*=0.1,head=2; of several that match, the last counts.",
+    )
     enum(
         "precision",
         "auto",
@@ -129,6 +152,11 @@ def settings(command_flags: flags.FlagValues) -> dict[str, Any]:
         "class_weights",
         "deep_supervision",
         "optimizer",
+        "schedule",
+        "warmup_steps",
+        "weight_decay",
+        "clip_norm",
+        "ema",
         "precision",
         "strategy",
         "num_train",
@@ -144,7 +172,21 @@ def settings(command_flags: flags.FlagValues) -> dict[str, Any]:
         "validation_cases": tuple(values["validation_cases"]),
         "window": _numbers("window", values["window"], float, 2),
         "flip_axes": _axes(values["flip_axes"]),
+        "layer_rates": tuple(_layer_rate(text) for text in values["layer_rates"]),
     }
+
+
+def _layer_rate(text: str) -> tuple[str, float]:
+    pattern, _, number = text.rpartition("=")
+    try:
+        rate = float(number)
+    except ValueError:
+        pattern = ""
+    if not pattern:
+        raise InputError(
+            f"--layer_rates: expected a layer pattern and a number such as head=2, found {text!r}"
+        )
+    return pattern, rate
 
 
 def _patch_size(values: list[str] | None) -> tuple[int, ...] | None:

@@ -284,7 +284,7 @@ def test_another_run_in_the_folder_is_refused(records, tmp_path):
         ({"patch_size": (8, 15, 16)}, "expected an input size such as 12, 14, 16 .* found 15"),
         (
             {"optimizer": "adum"},
-            "expected an optimizer that Keras knows, such as adam, found 'adum'",
+            "expected one that Keras knows, such as adam.* found 'adum'",
         ),
         ({"augmentation": "heavy"}, "expected an augmentation of none, light, full, found 'heavy'"),
         ({"records_dir": "nowhere"}, "nowhere/manifest.json: cannot read"),

@@ -7,7 +7,8 @@ import json
 import os
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import tensorflow as tf
 from tl3d_keras import __version__
 from tl3d_keras.errors import InputError
 from tl3d_keras.unet3d import UNet3D, named_weights
+from tl3d_keras.weight_update import MovingAverage
 from tl3d_keras.whole_folder import write_file
 
 
@@ -26,9 +28,10 @@ class TrainingState:
 
     Args:
         network: whose weights are kept.
+        average: of the weights, to be used in their stead after training; None: none.
     """
 
-    def __init__(self, network: UNet3D) -> None:
+    def __init__(self, network: UNet3D, average: MovingAverage | None = None) -> None:
         self._weights = named_weights(network)
         self._best = {
             name: tf.Variable(v.numpy(), trainable=False) for name, v in self._weights.items()
@@ -37,6 +40,7 @@ class TrainingState:
         self._best_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._best_dice = tf.Variable(-1.0, trainable=False)
         self._optimizer: Any = None
+        self._average = average
 
     @property
     def step(self) -> int:
@@ -65,6 +69,23 @@ class TrainingState:
         else:
             self._optimizer = optimizer
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network has the averaged weights meanwhile, if there are any."""
+        trained = {name: v.numpy() for name, v in self._weights.items()} if self._average else {}
+        self.recall_average()
+        try:
+            yield
+        finally:
+            for name, value in trained.items():
+                self._weights[name].assign(value)
+
+    def recall_average(self) -> None:
+        """Puts the averaged weights into the network, if there are any."""
+        if self._average:
+            for name, variable in self._average.values.items():
+                self._weights[name].assign(variable.numpy())
+
     def offer(self, dice: float) -> None:
         """Keeps the present weights as the best if `dice` is higher than before."""
         if dice > self.best_dice:
@@ -87,6 +108,8 @@ class TrainingState:
             "best_step": self._best_step,
             "best_dice": self._best_dice,
         }
+        if self._average:
+            parts |= {"average": self._average.values, "average_updates": self._average.updates}
         if self._optimizer is not None:
             parts["optimizer"] = self._optimizer
         return tf.train.Checkpoint(**parts)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tl3d_keras import deep_supervision
 from tl3d_keras.metrics import MaskedDiceMetric
 from tl3d_keras.unet3d import UNet3D
+from tl3d_keras.weight_update import WeightUpdate
 
 
 class MaskedTrainer(tf.keras.Model):
@@ -17,14 +18,22 @@ class MaskedTrainer(tf.keras.Model):
         loss: one of `losses.LOSSES`, made with `from_logits=True`.
         logits: a model of the network's weights that gives logits, or those of each level as
             `deep_supervision.with_heads`; None: `network.logits`.
+        update: clipping, layer rates and moving average; None: the optimizer's step alone.
     """
 
-    def __init__(self, network: UNet3D, loss: Any, logits: tf.keras.Model | None = None) -> None:
+    def __init__(
+        self,
+        network: UNet3D,
+        loss: Any,
+        logits: tf.keras.Model | None = None,
+        update: WeightUpdate | None = None,
+    ) -> None:
         super().__init__(name="masked_trainer")
         self.network = network
         self._logits = network.logits if logits is None else logits
         self._padding = network.get_config()["padding"]
         self._masked_loss = loss
+        self._update = update or WeightUpdate()
         self._mean_loss = tf.keras.metrics.Mean(name="loss")
         self._dice = MaskedDiceMetric(network.get_config()["num_classes"], name="dice")
         # Keras 3 would otherwise build it on symbolic data.
@@ -53,9 +62,8 @@ class MaskedTrainer(tf.keras.Model):
             )
             # Gradients are summed over replicas, and each has the loss of the global batch.
             scaled = _scale(self.optimizer, loss / replicas)
-        weights = self._logits.trainable_weights
-        gradients = _unscale(self.optimizer, tape.gradient(scaled, weights))
-        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        gradients = tape.gradient(scaled, self._logits.trainable_weights)
+        self._update.apply(self.optimizer, gradients, self._logits)
         self._mean_loss.update_state(loss)
         self._dice.update_state(data["labels"], logits, annotated=data["annotated"])
         return {metric.name: metric.result() for metric in self.metrics}
@@ -66,9 +74,3 @@ def _scale(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:
     if hasattr(optimizer, "get_scaled_loss"):
         return optimizer.get_scaled_loss(loss)
     return optimizer.scale_loss(loss) if hasattr(optimizer, "scale_loss") else loss
-
-
-def _unscale(optimizer: Any, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-    if hasattr(optimizer, "get_unscaled_gradients"):
-        return optimizer.get_unscaled_gradients(gradients)
-    return gradients

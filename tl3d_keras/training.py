@@ -8,11 +8,12 @@ from typing import Any
 import tensorflow as tf
 
 from tl3d_keras import deep_supervision, losses
-from tl3d_keras.optimizers import make_optimizer
+from tl3d_keras.optimizers import OptimizerPlan, build, make_optimizer
 from tl3d_keras.run_folder import RunFolder, TrainingState
 from tl3d_keras.trainer import MaskedTrainer
-from tl3d_keras.transfer import freeze
-from tl3d_keras.unet3d import UNet3D
+from tl3d_keras.transfer import freeze, match_rates
+from tl3d_keras.unet3d import UNet3D, named_weights
+from tl3d_keras.weight_update import MovingAverage, WeightUpdate
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Stage:
     Attributes:
         name: for logs.
         steps: batches.
-        learning_rate: at its first step; it falls along a cosine to a hundredth of that.
+        learning_rate: its highest, after the warm-up.
         frozen: name patterns of layers that stay as they are.
     """
 
@@ -39,7 +40,7 @@ def train(
     folder: RunFolder,
     strategy: tf.distribute.Strategy,
     loss: losses.MaskedLoss,
-    optimizer: str = "adam",
+    optimizer: OptimizerPlan | None = None,
     steps_per_epoch: int = 250,
     validate: Callable[[], Sequence[float | None]] | None = None,
     structures: Sequence[str] = (),
@@ -52,13 +53,13 @@ def train(
 
     Args:
         network: built in the strategy's scope; afterwards it holds the best weights by validation
-            Dice, or the last ones without validation.
+            Dice, or the last ones without validation; the averaged ones where there is an average.
         batches: gives the batches from a number on, see `input_pipeline.training_batches`.
         stages: in order; layers that no stage freezes are trained.
         folder: of the run, for checkpoints and logs.
         strategy: to train under.
         loss: from logits.
-        optimizer: any name registered with Keras.
+        optimizer: how weights follow from gradients; None: the defaults.
         steps_per_epoch: batches between validations and checkpoints.
         validate: gives the Dice of each of `structures`, or None where undefined.
         structures: names for the logs.
@@ -67,9 +68,12 @@ def train(
     Returns:
         The final state: step, best Dice and its step.
     """
+    plan = optimizer or OptimizerPlan()
     with strategy.scope():
         logits = deep_supervision.with_heads(network) if supervise_levels else network.logits
-    state = TrainingState(logits)
+        average = MovingAverage(named_weights(logits), plan.ema) if plan.ema else None
+    update = WeightUpdate(plan.clip_norm, match_rates(network, plan.layer_rates), average)
+    state = TrainingState(logits, average)
     folder.restore(state)
     end = 0
     for stage in stages:
@@ -78,12 +82,12 @@ def train(
             continue
         freeze(network, stage.frozen)
         with strategy.scope():
-            trainer = MaskedTrainer(network, loss, logits)
+            trainer = MaskedTrainer(network, loss, logits, update)
             rule = make_optimizer(
-                optimizer, stage.learning_rate, stage.steps, network.get_config()["dtype"]
+                plan, stage.learning_rate, stage.steps, network.get_config()["dtype"]
             )
             trainer.compile(optimizer=rule, jit_compile=False)
-            rule.build(logits.trainable_weights)
+            build(rule, logits.trainable_weights)
             state.attach(rule)
         if state.step > start:
             folder.restore(state)
@@ -103,6 +107,8 @@ def train(
     freeze(network, ())
     if state.best_step:
         state.recall_best()
+    else:
+        state.recall_average()
     return state
 
 
@@ -130,13 +136,14 @@ class _Keeper(tf.keras.callbacks.Callback):
         row: dict[str, Any] = {"step": self._state.step, "stage": self._stage.name}
         row |= {name: float(value) for name, value in (logs or {}).items()}
         if self._validate:
-            dice = self._validate()
-            known = [d for d in dice if d is not None]
-            mean = sum(known) / len(known) if known else 0.0
+            with self._state.averaged():
+                dice = self._validate()
+                known = [d for d in dice if d is not None]
+                mean = sum(known) / len(known) if known else 0.0
+                self._state.offer(mean)
             row["validation_dice"] = mean
             row |= {
                 f"validation_dice/{name}": d for name, d in zip(self._structures, dice, strict=True)
             }
-            self._state.offer(mean)
         self._folder.log(row)
         self._folder.save(self._state)

@@ -19,6 +19,7 @@ from tl3d_keras import (
     input_pipeline,
     losses,
     mirrors,
+    optimizers,
     paper,
     stored_case,
     training,
@@ -63,12 +64,18 @@ class RunSettings:
             padding and the manifest's proposal for same.
         batch_size: patches a step, over all devices.
         steps: of the whole run.
-        learning_rate: at the start of the first stage.
+        learning_rate: the highest of the first stage.
         loss: a key of `losses.LOSSES`.
         loss_options: numbers that the loss takes by name.
         class_weights: one of `CLASS_WEIGHTS`, for the losses that take them.
         deep_supervision: whether coarser levels are trained on too, see `deep_supervision`.
-        optimizer: a name registered with Keras.
+        optimizer: its name; see `optimizers.OptimizerPlan` for this and the next six.
+        schedule: of the learning rate.
+        warmup_steps: at the start of every stage.
+        weight_decay: None: the optimizer's default.
+        clip_norm: of the gradient; 0: none.
+        ema: decay of the moving average of the weights; 0: none.
+        layer_rates: multipliers of the learning rate by layer pattern.
         precision: one of `devices.PRECISIONS`.
         strategy: one of `devices.STRATEGIES`.
         num_train: use the first cases of the records only; None: all.
@@ -101,6 +108,12 @@ class RunSettings:
     class_weights: str = "none"
     deep_supervision: bool = False
     optimizer: str = "adam"
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float | None = None
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    layer_rates: tuple[tuple[str, float], ...] = ()
     precision: str = "auto"
     strategy: str = "auto"
     num_train: int | None = None
@@ -213,6 +226,7 @@ def _train(
     with strategy.scope():
         network, origins = _make_network(settings, manifest, base, precision)
         frozen = transfer.freeze(network, stages[0].frozen)
+    transfer.match_rates(network, settings.layer_rates)
     table = transfer.layer_table(network, origins, frozen)
     if base:
         _say_table(table, say)
@@ -251,7 +265,7 @@ def _train(
         folder,
         strategy,
         loss,
-        settings.optimizer,
+        _optimizer_plan(settings),
         settings.steps_per_epoch or max(1, settings.steps // 20),
         validate,
         manifest.structures,
@@ -411,6 +425,7 @@ def _check(settings: RunSettings, manifest: Manifest) -> None:
             f"expected class weights of {', '.join(CLASS_WEIGHTS)}, "
             f"found {settings.class_weights!r}"
         )
+    optimizers.check(_optimizer_plan(settings), [s.steps for s in make_stages(settings)])
     augmentation.preset(settings.augmentation, manifest.spacing)
     if 2 in settings.flip_axes:
         mirrors.mirrored_labels(manifest.structures)
@@ -418,6 +433,18 @@ def _check(settings: RunSettings, manifest: Manifest) -> None:
         raise InputError(
             f"--head_steps: expected 0 to {settings.steps}, found {settings.head_steps}"
         )
+
+
+def _optimizer_plan(settings: RunSettings) -> optimizers.OptimizerPlan:
+    return optimizers.OptimizerPlan(
+        settings.optimizer,
+        settings.schedule,
+        settings.warmup_steps,
+        settings.weight_decay,
+        settings.clip_norm,
+        settings.ema,
+        settings.layer_rates,
+    )
 
 
 def _triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:

@@ -114,6 +114,29 @@ def freeze(network: tf.keras.Model, patterns: Sequence[str]) -> list[str]:
     Raises:
         InputError: a pattern matches no layer with weights; the message lists their names.
     """
+    names = _matchable_layers(network, patterns)
+    frozen = [name for name in names if any(fnmatchcase(name, p) for p in patterns)]
+    for name in names:
+        network.get_layer(name).trainable = name not in frozen
+    return frozen
+
+
+def match_rates(network: tf.keras.Model, rates: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Multipliers by layer name from those by pattern; the last pattern that matches counts.
+
+    Args:
+        network: whose layers are meant.
+        rates: pairs of a pattern, as for `freeze`, and a number.
+
+    Raises:
+        InputError: a pattern matches no layer with weights; the message lists their names.
+    """
+    names = _matchable_layers(network, [pattern for pattern, _ in rates])
+    return {name: rate for pattern, rate in rates for name in names if fnmatchcase(name, pattern)}
+
+
+def _matchable_layers(network: tf.keras.Model, patterns: Sequence[str]) -> list[str]:
+    """The names of the layers with weights; raises InputError for a pattern that matches none."""
     names = [layer.name for layer in network.layers if layer.weights]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -121,10 +144,7 @@ def freeze(network: tf.keras.Model, patterns: Sequence[str]) -> list[str]:
                 f"expected a pattern that matches a layer, found {pattern!r}; the "
                 f"layers are {', '.join(names)}"
             )
-    frozen = [name for name in names if any(fnmatchcase(name, p) for p in patterns)]
-    for name in names:
-        network.get_layer(name).trainable = name not in frozen
-    return frozen
+    return names
 
 
 def layer_table(
