@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl3d_keras import artifact, devices, losses, training_run
+from tl3d_keras import artifact, devices, losses, manifest, training_run
 from tl3d_keras.errors import InputError
 from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.trainer import MaskedTrainer
@@ -185,8 +185,11 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("kill_at", ["before_save", "after_save", "between_epochs"])
 def test_a_killed_run_ends_in_the_same_weights(records, tmp_path, monkeypatch, kill_at):
-    base = artifact.save(helpers.network(filters=4), helpers.info(), tmp_path / "base")
+    deep = kill_at == "after_save"
+    network = helpers.network(filters=4, levels=3 if deep else 2)
+    base = artifact.save(network, helpers.info(), tmp_path / "base")
     changes = {"num_validation": 1, "mode": "finetune", "base": str(base), "head_steps": 3}
+    changes |= {"deep_supervision": deep}
     whole = training_run.run(settings(records, **changes), tmp_path / "whole")
     save, log, epochs = RunFolder.save, RunFolder.log, []
 
@@ -274,6 +277,23 @@ def test_another_run_in_the_folder_is_refused(records, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "changes, train, validation",
+    [
+        ({}, "0123", ""),
+        ({"num_validation": 1}, "012", "3"),
+        ({"num_train": 3, "num_validation": 1}, "01", "2"),
+        ({"validation_cases": ("2",)}, "01", "23"),
+        ({"validation_cases": ("case_3", "case_1")}, "02", "31"),
+        ({"validation_cases": ("case_1",), "num_train": 2}, "02", "1"),
+    ],
+)
+def test_cases_are_split(records, changes, train, validation):
+    found = training_run.split_cases(settings(records, **changes), manifest.load(records))
+    expected = [[f"case_{number}" for number in part] for part in (train, validation)]
+    assert [[case.case_id for case in part] for part in found] == expected
+
+
+@pytest.mark.parametrize(
     "changes, message",
     [
         ({"mode": "transfer"}, "--mode=transfer: expected --base"),
@@ -286,6 +306,27 @@ def test_another_run_in_the_folder_is_refused(records, tmp_path):
             {"optimizer": "adum"},
             "expected an optimizer that Keras knows, such as adam, found 'adum'",
         ),
+        ({"loss": "hinge"}, "expected a loss of cross_entropy, .* found 'hinge'"),
+        ({"class_weights": "all"}, "expected class weights of none, balanced, found 'all'"),
+        (
+            {"loss": "dice", "class_weights": "balanced"},
+            "the loss dice: expected no class weights, found some",
+        ),
+        (
+            {"loss": "tversky", "loss_options": {"gamma": 2.0}},
+            "the loss tversky: expected options of alpha, beta, found 'gamma'",
+        ),
+        ({"deep_supervision": True}, "--deep_supervision: expected a network of 3 levels or more"),
+        ({"validation_cases": ("case_9",)}, "expected case names of the records .* case_9"),
+        (
+            {"validation_cases": ("case_0",), "num_validation": 1},
+            "expected --validation_cases or --num_validation, found both",
+        ),
+        (
+            {"validation_cases": ("case_0",), "num_train": 4},
+            "--num_train: expected 1 to 3 cases, found 4",
+        ),
+        ({"validation_cases": ("4",)}, "expected fewer validation cases than the 4 cases, found 4"),
         ({"augmentation": "heavy"}, "expected an augmentation of none, light, full, found 'heavy'"),
         ({"records_dir": "nowhere"}, "nowhere/manifest.json: cannot read"),
     ],
