@@ -183,10 +183,29 @@ class Killed(BaseException):
     """Stands for kill -9 at a point of the run."""
 
 
-@pytest.mark.parametrize("kill_at", ["before_save", "after_save", "between_epochs"])
-def test_a_killed_run_ends_in_the_same_weights(records, tmp_path, monkeypatch, kill_at):
+EVERYTHING = {
+    "optimizer": "adamw",
+    "schedule": "polynomial",
+    "warmup_steps": 1,
+    "weight_decay": 0.1,
+    "clip_norm": 0.05,
+    "ema": 0.9,
+    "layer_rates": (("encoder_*", 0.1), ("head", 2.0)),
+}
+
+
+@pytest.mark.parametrize(
+    ("kill_at", "options"),
+    [
+        ("before_save", {}),
+        ("after_save", EVERYTHING | {"precision": "mixed_float16"}),
+        ("between_epochs", EVERYTHING | {"optimizer": "sgd_nesterov", "num_validation": 0}),
+    ],
+)
+def test_a_killed_run_ends_in_the_same_weights(records, tmp_path, monkeypatch, kill_at, options):
     base = artifact.save(helpers.network(filters=4), helpers.info(), tmp_path / "base")
     changes = {"num_validation": 1, "mode": "finetune", "base": str(base), "head_steps": 3}
+    changes |= options
     whole = training_run.run(settings(records, **changes), tmp_path / "whole")
     save, log, epochs = RunFolder.save, RunFolder.log, []
 
@@ -263,6 +282,42 @@ def test_kill_9_and_the_same_command_again(records, tmp_path):
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("num_validation", [0, 1])
+def test_the_moving_average_is_validated_and_saved(records, tmp_path, monkeypatch, num_validation):
+    validated, trained = [], []
+
+    def validate(segmenter, *_):
+        validated.append({k: v.numpy() for k, v in named_weights(segmenter._network).items()})
+        return [0.1 * len(validated)] * 2
+
+    def save(folder, state):
+        trained.append({k: v.numpy() for k, v in state._weights.items()})
+
+    monkeypatch.setattr(training_run, "_validate", validate)
+    monkeypatch.setattr(RunFolder, "save", save)
+    # Decays of 1/10, 2/11 and so on, for the run is short.
+    averaged = {"ema": 0.9, "steps": 3, "steps_per_epoch": 1, "num_validation": num_validation}
+    start = {}
+    make = training_run._make_network
+
+    def kept(*arguments):
+        network, origins = make(*arguments)
+        start.update({k: v.numpy() for k, v in named_weights(network).items()})
+        return network, origins
+
+    monkeypatch.setattr(training_run, "_make_network", kept)
+    model = training_run.run(settings(records, **averaged), tmp_path / "run")
+    for name, value in named_weights(artifact.load(model).network).items():
+        expected = start[name]
+        for step, weights in enumerate(trained):
+            decay = (1 + step) / (10 + step)
+            expected = decay * expected + (1 - decay) * weights[name]
+            if num_validation:
+                np.testing.assert_allclose(validated[step][name], expected, atol=1e-6)
+        np.testing.assert_allclose(value, expected, atol=1e-6)
+        assert not np.array_equal(value, trained[-1][name])
+
+
 def test_another_run_in_the_folder_is_refused(records, tmp_path):
     training_run.run(settings(records, steps=1), tmp_path / "run")
     with pytest.raises(InputError, match="holds a run with steps=1, found steps=2"):
@@ -285,6 +340,14 @@ def test_another_run_in_the_folder_is_refused(records, tmp_path):
         (
             {"optimizer": "adum"},
             "expected one that Keras knows, such as adam.* found 'adum'",
+        ),
+        (
+            {"warmup_steps": 8},
+            "--warmup_steps: expected fewer than the 8 steps of a stage, found 8",
+        ),
+        (
+            {"layer_rates": (("haed", 2.0),)},
+            "expected a pattern that matches a layer, found 'haed'",
         ),
         ({"augmentation": "heavy"}, "expected an augmentation of none, light, full, found 'heavy'"),
         ({"records_dir": "nowhere"}, "nowhere/manifest.json: cannot read"),
