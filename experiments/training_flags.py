@@ -97,7 +97,12 @@ def define(command_flags: flags.FlagValues) -> None:
         ["auto", "float32", "mixed_bfloat16", "mixed_float16"],
         "auto: the fastest that the GPU or processor computes in.",
     )
-    enum("strategy", "auto", ["auto", "mirrored", "one"], "auto: all GPUs, else one device.")
+    enum(
+        "strategy",
+        "auto",
+        ["auto", "mirrored", "one", "workers"],
+        "auto: all GPUs, else one device; workers: see docs/cluster.md.",
+    )
     integer("num_train", None, "Use the first cases of the records only.", lower_bound=1)
     integer(
         "num_validation",

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl3d_keras import artifact, devices, losses, training_run
+from tl3d_keras import artifact, devices, losses, manifest, training_run
 from tl3d_keras.errors import InputError
 from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.trainer import MaskedTrainer
@@ -183,10 +183,30 @@ class Killed(BaseException):
     """Stands for kill -9 at a point of the run."""
 
 
-@pytest.mark.parametrize("kill_at", ["before_save", "after_save", "between_epochs"])
-def test_a_killed_run_ends_in_the_same_weights(records, tmp_path, monkeypatch, kill_at):
-    base = artifact.save(helpers.network(filters=4), helpers.info(), tmp_path / "base")
+EVERYTHING = {
+    "optimizer": "adamw",
+    "schedule": "polynomial",
+    "warmup_steps": 1,
+    "weight_decay": 0.1,
+    "clip_norm": 0.05,
+    "ema": 0.9,
+    "layer_rates": (("encoder_*", 0.1), ("head", 2.0)),
+}
+
+
+@pytest.mark.parametrize(
+    ("kill_at", "options"),
+    [
+        ("before_save", {}),
+        ("after_save", EVERYTHING | {"precision": "mixed_float16", "deep_supervision": True}),
+        ("between_epochs", EVERYTHING | {"optimizer": "sgd_nesterov", "num_validation": 0}),
+    ],
+)
+def test_a_killed_run_ends_in_the_same_weights(records, tmp_path, monkeypatch, kill_at, options):
+    network = helpers.network(filters=4, levels=3 if "deep_supervision" in options else 2)
+    base = artifact.save(network, helpers.info(), tmp_path / "base")
     changes = {"num_validation": 1, "mode": "finetune", "base": str(base), "head_steps": 3}
+    changes |= options
     whole = training_run.run(settings(records, **changes), tmp_path / "whole")
     save, log, epochs = RunFolder.save, RunFolder.log, []
 
@@ -263,6 +283,42 @@ def test_kill_9_and_the_same_command_again(records, tmp_path):
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("num_validation", [0, 1])
+def test_the_moving_average_is_validated_and_saved(records, tmp_path, monkeypatch, num_validation):
+    validated, trained = [], []
+
+    def validate(segmenter, *_):
+        validated.append({k: v.numpy() for k, v in named_weights(segmenter._network).items()})
+        return [0.1 * len(validated)] * 2
+
+    def save(folder, state):
+        trained.append({k: v.numpy() for k, v in state._weights.items()})
+
+    monkeypatch.setattr(training_run, "_validate", validate)
+    monkeypatch.setattr(RunFolder, "save", save)
+    # Decays of 1/10, 2/11 and so on, for the run is short.
+    averaged = {"ema": 0.9, "steps": 3, "steps_per_epoch": 1, "num_validation": num_validation}
+    start = {}
+    make = training_run._make_network
+
+    def kept(*arguments):
+        network, origins = make(*arguments)
+        start.update({k: v.numpy() for k, v in named_weights(network).items()})
+        return network, origins
+
+    monkeypatch.setattr(training_run, "_make_network", kept)
+    model = training_run.run(settings(records, **averaged), tmp_path / "run")
+    for name, value in named_weights(artifact.load(model).network).items():
+        expected = start[name]
+        for step, weights in enumerate(trained):
+            decay = (1 + step) / (10 + step)
+            expected = decay * expected + (1 - decay) * weights[name]
+            if num_validation:
+                np.testing.assert_allclose(validated[step][name], expected, atol=1e-6)
+        np.testing.assert_allclose(value, expected, atol=1e-6)
+        assert not np.array_equal(value, trained[-1][name])
+
+
 def test_another_run_in_the_folder_is_refused(records, tmp_path):
     training_run.run(settings(records, steps=1), tmp_path / "run")
     with pytest.raises(InputError, match="holds a run with steps=1, found steps=2"):
@@ -271,6 +327,23 @@ def test_another_run_in_the_folder_is_refused(records, tmp_path):
     with pytest.raises(InputError, match="locked: another run is writing there"):
         training_run.run(settings(records), tmp_path / "locked")
     folder.close()
+
+
+@pytest.mark.parametrize(
+    "changes, train, validation",
+    [
+        ({}, "0123", ""),
+        ({"num_validation": 1}, "012", "3"),
+        ({"num_train": 3, "num_validation": 1}, "01", "2"),
+        ({"validation_cases": ("2",)}, "01", "23"),
+        ({"validation_cases": ("case_3", "case_1")}, "02", "31"),
+        ({"validation_cases": ("case_1",), "num_train": 2}, "02", "1"),
+    ],
+)
+def test_cases_are_split(records, changes, train, validation):
+    found = training_run.split_cases(settings(records, **changes), manifest.load(records))
+    expected = [[f"case_{number}" for number in part] for part in (train, validation)]
+    assert [[case.case_id for case in part] for part in found] == expected
 
 
 @pytest.mark.parametrize(
@@ -285,6 +358,35 @@ def test_another_run_in_the_folder_is_refused(records, tmp_path):
         (
             {"optimizer": "adum"},
             "expected one that Keras knows, such as adam.* found 'adum'",
+        ),
+        ({"loss": "hinge"}, "expected a loss of cross_entropy, .* found 'hinge'"),
+        ({"class_weights": "all"}, "expected class weights of none, balanced, found 'all'"),
+        (
+            {"loss": "dice", "class_weights": "balanced"},
+            "the loss dice: expected no class weights, found some",
+        ),
+        (
+            {"loss": "tversky", "loss_options": {"gamma": 2.0}},
+            "the loss tversky: expected options of alpha, beta, found 'gamma'",
+        ),
+        ({"deep_supervision": True}, "--deep_supervision: expected a network of 3 levels or more"),
+        ({"validation_cases": ("case_9",)}, "expected case names of the records .* case_9"),
+        (
+            {"validation_cases": ("case_0",), "num_validation": 1},
+            "expected --validation_cases or --num_validation, found both",
+        ),
+        (
+            {"validation_cases": ("case_0",), "num_train": 4},
+            "--num_train: expected 1 to 3 cases, found 4",
+        ),
+        ({"validation_cases": ("4",)}, "expected fewer validation cases than the 4 cases, found 4"),
+        (
+            {"warmup_steps": 8},
+            "--warmup_steps: expected fewer than the 8 steps of a stage, found 8",
+        ),
+        (
+            {"layer_rates": (("haed", 2.0),)},
+            "expected a pattern that matches a layer, found 'haed'",
         ),
         ({"augmentation": "heavy"}, "expected an augmentation of none, light, full, found 'heavy'"),
         ({"records_dir": "nowhere"}, "nowhere/manifest.json: cannot read"),

@@ -1,26 +1,65 @@
 """Which devices a run computes on, how precisely, and how repeatably."""
 
+import os
 from functools import cache
 
 import tensorflow as tf
 
+from tl3d_keras.errors import InputError
+
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-STRATEGIES = ("auto", "mirrored", "one")
+STRATEGIES = ("auto", "mirrored", "one", "workers")
 
 
 @cache
 def choose_strategy(name: str) -> tf.distribute.Strategy:
     """`auto`: all GPUs where there are several, else one device; `mirrored`: all GPUs or, without
-    any, all logical CPU devices; `one`: one device.
+    any, all logical CPU devices; `one`: one device; `workers`: all devices of a cluster's workers,
+    as TF_CONFIG or SLURM's variables describe it, to be called before anything is computed.
 
     A process gets one strategy a name: TensorFlow mixes up the collectives of two on the same
     devices.
+
+    Raises:
+        InputError: `workers` on Keras 3, or without a cluster.
     """
+    if name == "workers":
+        return _workers()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "one" or (name == "auto" and len(gpus) < 2):
         return tf.distribute.get_strategy()
     devices = gpus or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def _workers() -> tf.distribute.Strategy:
+    if not tf.keras.__version__.startswith("2."):
+        # Upstream: keras-team/keras#20585.
+        raise InputError(
+            "--strategy=workers: Keras 3 cannot train on several workers yet; set "
+            'TF_USE_LEGACY_KERAS=1 after pip install "tl3d-keras[cluster]", or use the addons extra'
+        )
+    if "TF_CONFIG" in os.environ:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    elif "SLURM_PROCID" in os.environ:
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+    else:
+        raise InputError(
+            "--strategy=workers: expected a cluster in TF_CONFIG or in SLURM's variables, found "
+            "neither; docs/cluster.md has the lines"
+        )
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes what all workers of a cluster have in common."""
+    resolver = strategy.cluster_resolver
+    return not resolver or (resolver.task_type, resolver.task_id) in (
+        (None, None),
+        ("", 0),
+        ("chief", 0),
+        ("worker", 0),
+    )
 
 
 def choose_precision(name: str) -> str:

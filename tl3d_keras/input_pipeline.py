@@ -105,7 +105,8 @@ def training_batches(
     made = samples.skip(skipped).map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = made.batch(settings.batch_size, drop_remainder=True)
     options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # Each worker of a cluster takes its part of every batch.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.prefetch(2).with_options(options)
 
 

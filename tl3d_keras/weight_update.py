@@ -74,9 +74,7 @@ class WeightUpdate:
         before = [tf.identity(weight) for weight, _ in scaled]
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
         if scaled or self._average:
-            tf.distribute.get_replica_context().merge_call(
-                self._after, args=(before, _Unseen(scaled))
-            )
+            tf.distribute.get_replica_context().merge_call(self._after, args=(scaled, before))
 
     def _whole(self, optimizer: Any, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         """Each replica's equal share of the summed and clipped gradient; optimizers sum shares.
@@ -106,19 +104,15 @@ class WeightUpdate:
         ]
 
     def _after(
-        self, strategy: tf.distribute.Strategy, before: list[tf.Tensor], scaled: "_Unseen"
+        self,
+        strategy: tf.distribute.Strategy,
+        scaled: list[tuple[tf.Variable, float]],
+        before: list[tf.Tensor],
     ) -> None:
-        for (weight, rate), old in zip(scaled.value, before, strict=True):
+        for (weight, rate), old in zip(scaled, before, strict=True):
             strategy.extended.update(weight, _shortened, args=(old, rate), group=False)
         if self._average:
             self._average.update(strategy)
-
-
-class _Unseen:
-    """Keeps `merge_call` from taking variables of all replicas apart."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
 
 
 def _shortened(weight: tf.Variable, before: tf.Tensor, rate: float) -> Any:
