@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tl3d_keras.guards import Guard
 from tl3d_keras.metrics import MaskedDiceMetric
 from tl3d_keras.unet3d import UNet3D
 
@@ -14,13 +15,15 @@ class MaskedTrainer(tf.keras.Model):
     Args:
         network: built in the scope of the strategy that it is trained under.
         loss: one of `losses.LOSSES`, made with `from_logits=True`.
+        guard: of the run, made in the same scope; None: a new one.
     """
 
-    def __init__(self, network: UNet3D, loss: Any) -> None:
+    def __init__(self, network: UNet3D, loss: Any, guard: Guard | None = None) -> None:
         super().__init__(name="masked_trainer")
         self.network = network
         self._logits = network.logits
         self._masked_loss = loss
+        self._guard = guard or Guard()
         self._mean_loss = tf.keras.metrics.Mean(name="loss")
         self._dice = MaskedDiceMetric(network.get_config()["num_classes"], name="dice")
         # Keras 3 would otherwise build it on symbolic data.
@@ -45,9 +48,11 @@ class MaskedTrainer(tf.keras.Model):
             scaled = _scale(self.optimizer, loss / replicas)
         weights = self.network.trainable_weights
         gradients = _unscale(self.optimizer, tape.gradient(scaled, weights))
-        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        self._mean_loss.update_state(loss)
-        self._dice.update_state(data["labels"], logits, annotated=data["annotated"])
+        taken = self._guard.apply(self.optimizer, loss, gradients, weights)
+        # A skipped batch counts in no metric.
+        self._mean_loss.update_state(tf.where(taken, loss, 0.0), tf.cast(taken, tf.float32))
+        annotated = tf.where(taken, data["annotated"], tf.zeros_like(data["annotated"]))
+        self._dice.update_state(data["labels"], logits, annotated=annotated)
         return {metric.name: metric.result() for metric in self.metrics}
 
 
