@@ -18,10 +18,11 @@ training_flags.define(FLAGS)
 def main() -> None:
     """Reads the flags and trains."""
     settings = training_flags.settings(FLAGS)
+    watching = training_flags.watching(FLAGS)
     load_tensorflow()
     from tl3d_keras import training_run
 
-    training_run.run(training_run.RunSettings(**settings), FLAGS.output_dir, say=print)
+    training_run.run(training_run.RunSettings(**settings), FLAGS.output_dir, say=print, **watching)
 
 
 def cli() -> None:

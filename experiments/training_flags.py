@@ -140,6 +140,13 @@ def define(command_flags: flags.FlagValues) -> None:
         lower_bound=1,
     )
     integer("seed", 0, "Of weights, patches and augmentation.", lower_bound=0)
+    numbers("profile", None, "First,last step to record for TensorBoard's profile plugin.")
+    flags.DEFINE_bool(
+        "histograms",
+        False,
+        "Log the weights' histograms for TensorBoard.",
+        flag_values=command_flags,
+    )
 
 
 def settings(command_flags: flags.FlagValues) -> dict[str, Any]:
@@ -178,6 +185,14 @@ def settings(command_flags: flags.FlagValues) -> dict[str, Any]:
         "window": _numbers("window", values["window"], float, 2),
         "flip_axes": _axes(values["flip_axes"]),
         "layer_rates": tuple(_layer_rate(text) for text in values["layer_rates"]),
+    }
+
+
+def watching(command_flags: flags.FlagValues) -> dict[str, Any]:
+    """The keyword arguments of `training_run.run` that change nothing in what is trained."""
+    return {
+        "profile": _numbers("profile", command_flags["profile"].value, int, 2),
+        "histograms": command_flags["histograms"].value,
     }
 
 

@@ -52,10 +52,11 @@ def main() -> None:
         "freeze": tuple(_FREEZE.value),
         "head_steps": _HEAD_STEPS.value,
     }
+    watching = training_flags.watching(FLAGS)
     load_tensorflow()
     from tl3d_keras import training_run
 
-    training_run.run(training_run.RunSettings(**settings), FLAGS.output_dir, say=print)
+    training_run.run(training_run.RunSettings(**settings), FLAGS.output_dir, say=print, **watching)
 
 
 def cli() -> None:

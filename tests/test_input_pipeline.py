@@ -257,6 +257,7 @@ def test_shapes_are_known_before_any_batch(records_dir):
         "image": [2, 8, 8, 8, 4],
         "labels": [2, 4, 4, 4],
         "annotated": [2, 3],
+        "case": [2],
     }
 
 

@@ -218,11 +218,11 @@ def test_a_killed_run_ends_in_the_same_weights(records, tmp_path, monkeypatch, k
             raise Killed
         save(folder, state)
 
-    def killed_log(folder, row):
+    def killed_log(folder, row, histograms):
         epochs.append(row["step"])
         if len(epochs) in (1, 3):
             raise Killed
-        log(folder, row)
+        log(folder, row, histograms)
 
     if kill_at == "between_epochs":
         monkeypatch.setattr(RunFolder, "log", killed_log)

@@ -64,14 +64,15 @@ def training_batches(
 
     Returns:
         Batches `{"image": float32 [B, Z, Y, X, C], "labels": uint8 [B, z, y, x],
-        "annotated": uint8 [B, K + 1]}`, where `annotated` is 1 for background and the structures
-        that were annotated in the patch's case.
+        "annotated": uint8 [B, K + 1], "case": int32 [B]}`, where `annotated` is 1 for background
+        and the structures that were annotated in the patch's case, and `case` is its index in
+        `annotated_cases(cases)`.
 
     Raises:
         InputError: none of the cases is annotated, or structures of one side have no partner to
             change places with in a flip along x.
     """
-    cases = [case for case in cases if case.coverage["annotated"]["voxels"]]
+    cases = annotated_cases(cases)
     if not cases:
         raise InputError(f"{records_dir}: expected annotated cases to train on, found none")
     make = _PatchMaker(manifest, cases, settings)
@@ -108,6 +109,11 @@ def training_batches(
     # Each worker of a cluster takes its part of every batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.prefetch(2).with_options(options)
+
+
+def annotated_cases(cases: Sequence[CaseEntry]) -> list[CaseEntry]:
+    """Those of the cases that hold any annotation."""
+    return [case for case in cases if case.coverage["annotated"]["voxels"]]
 
 
 class _CaseSource:
@@ -193,4 +199,5 @@ class _PatchMaker:
             # Keras 3 averages its first batch over replicas, which booleans do not bear.
             "annotated": tf.cast(tf.concat([[True], annotated], 0), tf.uint8),
         }
-        return augment(patch, augment_seed, settings.augmentation, self._spacing, self._mirrored)
+        patch = augment(patch, augment_seed, settings.augmentation, self._spacing, self._mirrored)
+        return {**patch, "case": tf.cast(index, tf.int32)}

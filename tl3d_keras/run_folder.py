@@ -6,8 +6,9 @@ import io
 import json
 import os
 import resource
+import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,8 @@ from tl3d_keras.unet3d import UNet3D, named_weights
 from tl3d_keras.weight_update import MovingAverage
 from tl3d_keras.whole_folder import write_file
 
+_SUFFIX = ".step_"
+
 
 class TrainingState:
     """All that a resumed run needs: weights, optimizer, step and the best weights so far.
@@ -29,10 +32,17 @@ class TrainingState:
     Args:
         network: whose weights are kept.
         average: of the weights, to be used in their stead after training; None: none.
+        more: further variables by name.
     """
 
-    def __init__(self, network: UNet3D, average: MovingAverage | None = None) -> None:
+    def __init__(
+        self,
+        network: UNet3D,
+        average: MovingAverage | None = None,
+        more: Mapping[str, tf.Variable] | None = None,
+    ) -> None:
         self._weights = named_weights(network)
+        self._more = dict(more or {})
         self._best = {
             name: tf.Variable(v.numpy(), trainable=False) for name, v in self._weights.items()
         }
@@ -41,6 +51,11 @@ class TrainingState:
         self._best_dice = tf.Variable(-1.0, trainable=False)
         self._optimizer: Any = None
         self._average = average
+
+    @property
+    def weights(self) -> Mapping[str, tf.Variable]:
+        """The network's, by name."""
+        return self._weights
 
     @property
     def step(self) -> int:
@@ -107,6 +122,7 @@ class TrainingState:
             "step": self._step,
             "best_step": self._best_step,
             "best_dice": self._best_dice,
+            "more": self._more,
         }
         if self._average:
             parts |= {"average": self._average.values, "average_updates": self._average.updates}
@@ -151,17 +167,20 @@ class RunFolder:
             "keras": metadata.version(tf.keras.Model.__module__.partition(".")[0]),
             "numpy": np.__version__,
         }
-        self._writer: Any = None
+        self._pictures: dict[str, bytes] = {}
 
     @property
     def is_done(self) -> bool:
         """Whether the run had ended before."""
         return bool(self._run.get("done"))
 
+    @property
+    def logs(self) -> Path:
+        """TensorBoard's folder."""
+        return self.path / "logs"
+
     def close(self) -> None:
         """Lets another process use the folder."""
-        if self._writer is not None:
-            self._writer.close()
         self._lock.close()
 
     def note(self, **values: Any) -> None:
@@ -186,25 +205,63 @@ class RunFolder:
             self._write_rows(rows)
         else:
             (self.path / "metrics.csv").unlink(missing_ok=True)
+        for events in self.logs.glob(f"*{_SUFFIX}*"):
+            if int(events.name.rpartition(_SUFFIX)[2]) > state.step:
+                events.unlink()
+        skipped = self._run.get("skipped_steps", [])
+        self._run["skipped_steps"] = [entry for entry in skipped if entry["step"] <= state.step]
 
     def save(self, state: TrainingState) -> None:
         """Saves a checkpoint; the former one goes when this one is whole."""
-        manager = tf.train.CheckpointManager(
-            state.checkpoint(), str(self.path / "checkpoints"), max_to_keep=1
-        )
-        manager.save(checkpoint_number=state.step)
+        path = self.path / "checkpoints"
+        manager = tf.train.CheckpointManager(state.checkpoint(), str(path), max_to_keep=1)
+        try:
+            manager.save(checkpoint_number=state.step)
+        except tf.errors.OpError as error:
+            _drop_unfinished(path, state.step)
+            raise InputError(f"{path}: cannot write: {error.message}") from error
         self.note()
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Adds a row to metrics.csv and its numbers to TensorBoard."""
+    def note_skipped(self, step: int, cases: Sequence[str]) -> None:
+        """Adds a step that was not taken, with its cases, to run.json."""
+        self._run.setdefault("skipped_steps", []).append({"step": step, "cases": list(cases)})
+        self.note()
+
+    def add_picture(self, name: str, png: bytes) -> None:
+        """Keeps a picture for the next `log`."""
+        self._pictures[name] = png
+
+    def log(
+        self, row: Mapping[str, Any], histograms: Mapping[str, tf.Variable] | None = None
+    ) -> None:
+        """Adds a row to metrics.csv, and its numbers, pictures and histograms to TensorBoard.
+
+        Every row has an events file of its own, so that `restore` can drop what a killed run
+        logged after its last checkpoint.
+        """
         self._write_rows([*self._rows(), {k: "" if v is None else v for k, v in row.items()}])
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(str(self.path / "logs"))
-        with self._writer.as_default(step=int(row["step"])):
+        for index, png in enumerate(self._pictures.values()):
+            write_file(self.path / "pictures" / f"{index}.png", png)
+        try:
+            self._write_events(row, histograms or {})
+        except tf.errors.OpError as error:
+            raise InputError(f"{self.logs}: cannot write: {error.message}") from error
+        self._pictures = {}
+
+    def _write_events(self, row: Mapping[str, Any], histograms: Mapping[str, tf.Variable]) -> None:
+        step = int(row["step"])
+        writer = tf.summary.create_file_writer(
+            str(self.logs), filename_suffix=f"{_SUFFIX}{step:09d}"
+        )
+        with writer.as_default(step=step):
             for name, value in row.items():
                 if isinstance(value, float):
                     tf.summary.scalar(name, value)
-        self._writer.flush()
+            for name, png in self._pictures.items():
+                tf.summary.image(f"validation/{name}", tf.io.decode_png(png, 3)[tf.newaxis])
+            for name, variable in histograms.items():
+                tf.summary.histogram(name, variable)
+        writer.close()
 
     def _compare_with_former(self) -> None:
         path = self.path / "run.json"
@@ -240,3 +297,11 @@ class RunFolder:
         text = io.StringIO(newline="")
         csv.writer(text).writerows(lines)
         write_file(self.path / "metrics.csv", text.getvalue().encode())
+
+
+def _drop_unfinished(folder: Path, step: int) -> None:
+    for path in folder.glob(f"ckpt-{step}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

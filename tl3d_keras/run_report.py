@@ -11,6 +11,7 @@ from tl3d_keras import curves, figure_file, html_page, json_file
 from tl3d_keras.errors import InputError
 from tl3d_keras.html_page import Picture
 from tl3d_keras.text_table import aligned, number
+from tl3d_keras.whole_folder import write_file
 
 _SETTINGS_SHOWN = (
     "mode",
@@ -71,6 +72,20 @@ def page(
     steps = _NEXT.format(model=html.escape(model))
     sections.append(html_page.section("Your own scans", _NEXT_TEXT, steps))
     return html_page.document(_TITLE, _LEAD, "".join(sections))
+
+
+def write(folder: Path) -> None:
+    """Writes `report.html` into a training run's folder, once there is something to show."""
+    if not (folder / "metrics.csv").is_file():
+        return
+    cases = _read(folder / "run.json", ("settings",), "a training run").get("validation_cases", [])
+    pictures = [
+        Picture(case, "At the last validation.", path.read_bytes())
+        for number, case in enumerate(cases)
+        if (path := folder / "pictures" / f"{number}.png").is_file()
+    ]
+    comparisons = [("the validation cases", pictures)] if pictures else []
+    write_file(folder / "report.html", page({}, {folder.name: folder}, comparisons).encode())
 
 
 def dice_table(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -1,10 +1,12 @@
 """The masked train step, as a Keras model for `fit`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tl3d_keras import deep_supervision
+from tl3d_keras.guards import Guard
 from tl3d_keras.metrics import MaskedDiceMetric
 from tl3d_keras.unet3d import UNet3D
 from tl3d_keras.weight_update import WeightUpdate
@@ -19,6 +21,7 @@ class MaskedTrainer(tf.keras.Model):
         logits: a model of the network's weights that gives logits, or those of each level as
             `deep_supervision.with_heads`; None: `network.logits`.
         update: clipping, layer rates and moving average; None: the optimizer's step alone.
+        guard: of the run, made in the same scope; None: a new one.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class MaskedTrainer(tf.keras.Model):
         loss: Any,
         logits: tf.keras.Model | None = None,
         update: WeightUpdate | None = None,
+        guard: Guard | None = None,
     ) -> None:
         super().__init__(name="masked_trainer")
         self.network = network
@@ -34,6 +38,7 @@ class MaskedTrainer(tf.keras.Model):
         self._padding = network.get_config()["padding"]
         self._masked_loss = loss
         self._update = update or WeightUpdate()
+        self._guard = guard or Guard()
         self._mean_loss = tf.keras.metrics.Mean(name="loss")
         self._dice = MaskedDiceMetric(network.get_config()["num_classes"], name="dice")
         # Keras 3 would otherwise build it on symbolic data.
@@ -63,10 +68,15 @@ class MaskedTrainer(tf.keras.Model):
             # Gradients are summed over replicas, and each has the loss of the global batch.
             scaled = _scale(self.optimizer, loss / replicas)
         gradients = tape.gradient(scaled, self._logits.trainable_weights)
-        self._update.apply(self.optimizer, gradients, self._logits)
-        self._mean_loss.update_state(loss)
-        self._dice.update_state(data["labels"], logits, annotated=data["annotated"])
+        taken = self._guard.apply(self.optimizer, loss, gradients, self._take)
+        # A skipped batch counts in no metric.
+        self._mean_loss.update_state(tf.where(taken, loss, 0.0), tf.cast(taken, tf.float32))
+        annotated = tf.where(taken, data["annotated"], tf.zeros_like(data["annotated"]))
+        self._dice.update_state(data["labels"], logits, annotated=annotated)
         return {metric.name: metric.result() for metric in self.metrics}
+
+    def _take(self, gradients: Sequence[tf.Tensor]) -> None:
+        self._update.apply(self.optimizer, gradients, self._logits)
 
 
 def _scale(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:

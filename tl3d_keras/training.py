@@ -1,13 +1,14 @@
 """Training with `fit`: stages, validation, exact resume."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import tensorflow as tf
 
 from tl3d_keras import deep_supervision, losses
+from tl3d_keras.callbacks import Keeper, Profiler, Watch, Watching
+from tl3d_keras.guards import Guard, GuardReport
 from tl3d_keras.optimizers import OptimizerPlan, build, make_optimizer
 from tl3d_keras.run_folder import RunFolder, TrainingState
 from tl3d_keras.trainer import MaskedTrainer
@@ -45,6 +46,7 @@ def train(
     validate: Callable[[], Sequence[float | None]] | None = None,
     structures: Sequence[str] = (),
     supervise_levels: bool = False,
+    watching: Watching | None = None,
 ) -> TrainingState:
     """Trains a network through its stages, from where the run folder's checkpoint stands.
 
@@ -64,17 +66,26 @@ def train(
         validate: gives the Dice of each of `structures`, or None where undefined.
         structures: names for the logs.
         supervise_levels: whether the coarser levels get heads, see `deep_supervision`.
+        watching: what the user sees of it.
 
     Returns:
         The final state: step, best Dice and its step.
+
+    Raises:
+        Diverged: loss or gradients were not finite for several steps; `network` then holds the
+            best weights, or the last ones without validation.
     """
     plan = optimizer or OptimizerPlan()
     with strategy.scope():
         logits = deep_supervision.with_heads(network) if supervise_levels else network.logits
         average = MovingAverage(named_weights(logits), plan.ema) if plan.ema else None
+        guard = Guard()
     update = WeightUpdate(plan.clip_norm, match_rates(network, plan.layer_rates), average)
-    state = TrainingState(logits, average)
+    state = TrainingState(logits, average, guard.state)
     folder.restore(state)
+    watching = watching or Watching()
+    watching.progress.start(sum(s.steps for s in stages), state.step)
+    watchers = _watchers(guard, state, batches, folder, watching)
     end = 0
     for stage in stages:
         start, end = end, end + stage.steps
@@ -82,7 +93,7 @@ def train(
             continue
         freeze(network, stage.frozen)
         with strategy.scope():
-            trainer = MaskedTrainer(network, loss, logits, update)
+            trainer = MaskedTrainer(network, loss, logits, update, guard)
             rule = make_optimizer(
                 plan, stage.learning_rate, stage.steps, network.get_config()["dtype"]
             )
@@ -91,7 +102,7 @@ def train(
             state.attach(rule)
         if state.step > start:
             folder.restore(state)
-        keeper = _Keeper(folder, state, stage, validate, structures)
+        keeper = Keeper(folder, state, stage.name, validate, structures, watching)
         while state.step < end:
             # The last epoch of a stage may be a short one.
             length = min(steps_per_epoch, end - state.step)
@@ -101,8 +112,8 @@ def train(
                 epochs=epochs,
                 steps_per_epoch=length,
                 shuffle=False,
-                callbacks=[keeper],
-                verbose=1 if sys.stdout.isatty() else 2,
+                callbacks=[*watchers, keeper],
+                verbose=0,
             )
     freeze(network, ())
     if state.best_step:
@@ -112,38 +123,24 @@ def train(
     return state
 
 
-class _Keeper(tf.keras.callbacks.Callback):
-    """After every epoch: validates, logs and, last of all, saves the checkpoint."""
+def _watchers(
+    guard: Guard,
+    state: TrainingState,
+    batches: Callable[[int], tf.data.Dataset],
+    folder: RunFolder,
+    watching: Watching,
+) -> list[tf.keras.callbacks.Callback]:
+    """What runs before the `Keeper`, which must not save a run that has gone wrong."""
+    skipped = partial(_tell_skipped, folder, watching)
+    report = GuardReport(guard, batches, watching.case_names, skipped)
+    callbacks = [watching.progress, Watch(report, state)]
+    if watching.profile:
+        callbacks.append(Profiler(str(folder.logs), *watching.profile, state))
+    return callbacks
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        state: TrainingState,
-        stage: Stage,
-        validate: Callable[[], Sequence[float | None]] | None,
-        structures: Sequence[str],
-    ) -> None:
-        super().__init__()
-        self._folder = folder
-        self._state = state
-        self._stage = stage
-        self._validate = validate
-        self._structures = structures
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Ends an epoch."""
-        self._state.advance(self.params["steps"])
-        row: dict[str, Any] = {"step": self._state.step, "stage": self._stage.name}
-        row |= {name: float(value) for name, value in (logs or {}).items()}
-        if self._validate:
-            with self._state.averaged():
-                dice = self._validate()
-                known = [d for d in dice if d is not None]
-                mean = sum(known) / len(known) if known else 0.0
-                self._state.offer(mean)
-            row["validation_dice"] = mean
-            row |= {
-                f"validation_dice/{name}": d for name, d in zip(self._structures, dice, strict=True)
-            }
-        self._folder.log(row)
-        self._folder.save(self._state)
+def _tell_skipped(folder: RunFolder, watching: Watching, step: int, cases: Sequence[str]) -> None:
+    folder.note_skipped(step, cases)
+    watching.progress.say(
+        f"step {step} skipped: loss or gradients were not finite, cases {', '.join(cases)}"
+    )

@@ -1,5 +1,6 @@
 """A whole training run: records in; checkpoints, logs and the model's artifact out."""
 
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,13 +22,17 @@ from tl3d_keras import (
     mirrors,
     optimizers,
     paper,
+    run_report,
     stored_case,
     training,
     transfer,
+    validation_pictures,
 )
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.artifact import Artifact, ModelInfo
+from tl3d_keras.callbacks import Progress, Watching
 from tl3d_keras.errors import InputError
+from tl3d_keras.guards import Diverged
 from tl3d_keras.inference import Segmenter
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.manifest import CaseEntry, Manifest
@@ -127,36 +132,53 @@ class RunSettings:
 
 
 def run(
-    settings: RunSettings, output_dir: str | Path, say: Callable[[str], None] = lambda _: None
+    settings: RunSettings,
+    output_dir: str | Path,
+    say: Callable[[str], None] = lambda _: None,
+    profile: tuple[int, int] | None = None,
+    histograms: bool = False,
 ) -> Path:
     """Trains, or goes on with, the run in `output_dir`.
 
     Args:
         settings: of the run.
-        output_dir: gets `model/`, `checkpoints/`, `logs/`, `metrics.csv` and `run.json`.
+        output_dir: gets `model/`, `checkpoints/`, `logs/`, `metrics.csv`, `run.json` and
+            `report.html`.
         say: is given lines for the user.
+        profile: see `callbacks.Watching`.
+        histograms: likewise.
 
     Returns:
         The folder of the model's version.
 
     Raises:
-        InputError: settings, records or base that do not fit together.
+        InputError: settings, records or base that do not fit together; or a run that cannot go on,
+            whose best model is then in `model/`.
     """
     manifest = manifest_module.load(settings.records_dir)
     _check(settings, manifest)
+    if profile and not 1 <= profile[0] <= profile[1] <= settings.steps:
+        raise InputError(
+            f"--profile: expected two steps of 1 to {settings.steps}, the first not after the "
+            f"last, found {profile[0]},{profile[1]}"
+        )
     devices.make_deterministic(settings.seed)
     base = artifact.load(settings.base) if settings.base else None
     train_cases, validation_cases = split_cases(settings, manifest)
     loss = _make_loss(settings, manifest, train_cases)
     identity = asdict(settings) | {"data": manifest.fingerprint}
     folder = RunFolder(output_dir, identity)
+    names = [case.case_id for case in input_pipeline.annotated_cases(train_cases)]
+    watching = Watching(Progress(say), names, profile, histograms)
     try:
         if folder.is_done:
             say(f"{output_dir}: this run is complete")
         else:
-            _train(settings, manifest, base, train_cases, validation_cases, loss, folder, say)
+            _train(settings, manifest, base, train_cases, validation_cases, loss, folder, watching)
+        run_report.write(folder.path)
         return artifact.latest(Path(output_dir) / "model")
     finally:
+        watching.progress.close()
         folder.close()
 
 
@@ -213,8 +235,9 @@ def _train(
     validation_cases: Sequence[CaseEntry],
     loss: losses.MaskedLoss,
     folder: RunFolder,
-    say: Callable[[str], None],
+    watching: Watching,
 ) -> None:
+    say = watching.progress.say
     strategy = devices.choose_strategy(settings.strategy)
     if settings.batch_size % strategy.num_replicas_in_sync:
         raise InputError(
@@ -255,36 +278,53 @@ def _train(
             settings.records_dir,
             manifest,
             validation_cases,
+            folder,
         )
-    state = training.train(
-        network,
-        partial(
-            input_pipeline.training_batches, settings.records_dir, manifest, train_cases, patches
-        ),
-        stages,
-        folder,
-        strategy,
-        loss,
-        _optimizer_plan(settings),
-        settings.steps_per_epoch or max(1, settings.steps // 20),
-        validate,
-        manifest.structures,
-        settings.deep_supervision,
-    )
+
+    def save(metrics: dict[str, float]) -> Path:
+        info = ModelInfo(
+            tuple(manifest.structures),
+            tuple(manifest.channels),
+            _triple(manifest.spacing),
+            normalisation,
+            patches.image_size,
+            _provenance(settings, manifest, train_cases),
+            metrics,
+        )
+        # A run that was killed between saving and saying so has its model already.
+        shutil.rmtree(folder.path / "model", ignore_errors=True)
+        return artifact.save(network, info, folder.path / "model")
+
+    try:
+        state = training.train(
+            network,
+            partial(
+                input_pipeline.training_batches,
+                settings.records_dir,
+                manifest,
+                train_cases,
+                patches,
+            ),
+            stages,
+            folder,
+            strategy,
+            loss,
+            _optimizer_plan(settings),
+            settings.steps_per_epoch or max(1, settings.steps // 20),
+            validate,
+            manifest.structures,
+            settings.deep_supervision,
+            watching,
+        )
+    except Diverged:
+        say(f"model before it went wrong: {save({})}")
+        run_report.write(folder.path)
+        raise
     metrics: dict[str, float] = {"best_step": state.best_step or state.step}
     if state.best_step:
         metrics["validation_dice"] = round(state.best_dice, 4)
         say(f"best validation Dice {state.best_dice:.4f} at step {state.best_step}")
-    info = ModelInfo(
-        tuple(manifest.structures),
-        tuple(manifest.channels),
-        _triple(manifest.spacing),
-        normalisation,
-        patches.image_size,
-        _provenance(settings, manifest, train_cases),
-        metrics,
-    )
-    model = artifact.save(network, info, folder.path / "model")
+    model = save(metrics)
     folder.note(done=True, **metrics)
     say(f"model: {model}")
 
@@ -374,13 +414,20 @@ def _default_patch_size(geometry: Geometry, manifest: Manifest) -> tuple[int, in
 
 
 def _validate(
-    segmenter: Segmenter, records_dir: str, manifest: Manifest, cases: Sequence[CaseEntry]
+    segmenter: Segmenter,
+    records_dir: str,
+    manifest: Manifest,
+    cases: Sequence[CaseEntry],
+    folder: RunFolder,
 ) -> list[float | None]:
     sums = DiceSums(len(manifest.structures))
-    for entry in cases:
+    for number, entry in enumerate(cases):
         case = stored_case.read(records_dir, manifest, entry)
         predicted = segmenter.labels(case.image.array.astype(np.float32))
         sums.add(case.labels, predicted, case.annotated)
+        if number < validation_pictures.MOST_PICTURES:
+            picture = validation_pictures.draw(case, predicted, manifest)
+            folder.add_picture(case.case_id, picture)
     return sums.dice()
 
 
