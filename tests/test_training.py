@@ -197,8 +197,8 @@ EVERYTHING = {
 @pytest.mark.parametrize(
     ("kill_at", "options"),
     [
-        ("before_save", {}),
-        ("after_save", EVERYTHING | {"precision": "mixed_float16", "deep_supervision": True}),
+        ("before_save", {"deep_supervision": True}),
+        ("after_save", EVERYTHING | {"precision": "mixed_float16"}),
         ("between_epochs", EVERYTHING | {"optimizer": "sgd_nesterov", "num_validation": 0}),
     ],
 )
