@@ -39,6 +39,8 @@ class MaskedDiceMetric(tf.keras.metrics.Metric):
         self._overlap = self.add_weight(name="overlap", shape=shape, initializer="zeros")
         self._sizes = self.add_weight(name="sizes", shape=shape, initializer="zeros")
 
+    # Keras 2 would else turn what it raises into an error of TensorFlow's.
+    @tf.autograph.experimental.do_not_convert
     def update_state(
         self,
         y_true: tf.Tensor,
