@@ -237,9 +237,7 @@ def _options(pairs: list[str]) -> dict[str, float]:
         try:
             options[name] = float(number)
         except ValueError as error:
-            raise InputError(
-                f"--loss_options: expected NAME=NUMBER, NAME=NUMBER, found {pair!r}"
-            ) from error
+            raise InputError(f"--loss_options: expected NAME=NUMBER, found {pair!r}") from error
     return options
 
 

@@ -125,16 +125,16 @@ def test_replicas_end_in_the_weights_of_one_device(mirrored):
         "annotated": np.ones((4, 3), np.uint8),
     }
     models = []
-    for strategy in (tf.distribute.get_strategy(), mirrored(4)):
+    for strategy in (tf.distribute.get_strategy(), mirrored(2)):
         tf.keras.utils.set_random_seed(0)
         with strategy.scope():
-            network = helpers.network(levels=3)
+            network = helpers.network(filters=1, levels=3)
             supervised = deep_supervision.with_heads(network)
             loss = losses.make("cross_entropy_dice", from_logits=True)
             trainer = MaskedTrainer(network, loss, supervised)
             trainer.compile(tf.keras.optimizers.SGD(0.01), jit_compile=False)
         start = {name: v.numpy() for name, v in named_weights(supervised).items()}
-        batches = tf.data.Dataset.from_tensors(data).repeat(3)
+        batches = tf.data.Dataset.from_tensors(data).repeat(2)
         trainer.fit(batches, verbose=0, shuffle=False)
         models.append(supervised)
     for name, variable in named_weights(models[0]).items():

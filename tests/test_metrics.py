@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tl3d_keras.annotation import IGNORE
+from tl3d_keras.errors import InputError
 from tl3d_keras.metrics import DiceSums, MaskedDiceMetric
 
 LABELS = np.array([[0, 1, 1, 2, IGNORE, IGNORE], [1, 0, 0, 0, IGNORE, 0]], np.uint8)
@@ -23,6 +24,26 @@ def test_by_hand():
     )
     np.testing.assert_allclose(metric.per_structure(), EXPECTED, rtol=1e-6)
     np.testing.assert_allclose(metric.result(), np.mean(EXPECTED), rtol=1e-6)
+
+
+# With the second case's annotation of structure 2, where it was predicted once for nothing.
+@pytest.mark.parametrize(("structure", "expected"), [(1, 4 / 6), (2, 2 / 4)])
+def test_one_structure(structure, expected):
+    metric = MaskedDiceMetric(3, structure=structure)
+    assert float(metric.result()) == 0.0
+    metric.update_state(LABELS[:, None, None], tf.one_hot(PREDICTED, 3)[:, None, None])
+    np.testing.assert_allclose(metric.result(), expected, rtol=1e-6)
+    assert MaskedDiceMetric.from_config(metric.get_config()).structure == structure
+
+
+def test_what_it_does_not_take():
+    for structure in (0, 3):
+        with pytest.raises(InputError, match=f"expected a structure of 1 to 2, found {structure}"):
+            MaskedDiceMetric(3, structure=structure)
+    with pytest.raises(InputError, match="dice: expected no sample_weight, found one"):
+        MaskedDiceMetric(3).update_state(
+            LABELS[:, None, None], tf.one_hot(PREDICTED, 3)[:, None, None], tf.ones(2)
+        )
 
 
 def test_epoch_is_an_aggregate_not_a_mean_of_batches():

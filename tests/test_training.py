@@ -336,7 +336,7 @@ def test_another_run_in_the_folder_is_refused(records, tmp_path):
         ({"num_validation": 1}, "012", "3"),
         ({"num_train": 3, "num_validation": 1}, "01", "2"),
         ({"validation_cases": ("2",)}, "01", "23"),
-        ({"validation_cases": ("case_3", "case_1")}, "02", "31"),
+        ({"validation_cases": ("case_3", "case_1", "case_3")}, "02", "31"),
         ({"validation_cases": ("case_1",), "num_train": 2}, "02", "1"),
     ],
 )

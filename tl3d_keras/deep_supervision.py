@@ -76,9 +76,8 @@ def at_level(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Labels for a decoder level, and the part of its output that they cover.
 
-    A voxel of the level gets the label of one voxel at its centre (of eight that touch it, the one
-    behind, below and to the right), unannotated ones included. So nothing is annotated that was
-    not; sparse annotation thins out as its image would.
+    A voxel of the level gets the label of one voxel at its centre, unannotated or not; of the eight
+    that touch the centre, it is the last along each axis. So nothing is annotated that was not.
 
     Args:
         labels: [B, z, y, x] of the finest level; z, y, x static.

@@ -190,7 +190,7 @@ def split_cases(
     Raises:
         InputError: a name that is no case's, or cases that do not suffice.
     """
-    cases, names = manifest.cases, list(settings.validation_cases)
+    cases, names = manifest.cases, list(dict.fromkeys(settings.validation_cases))
     held_out = settings.num_validation
     if names and held_out is not None:
         raise InputError("expected --validation_cases or --num_validation, found both")
