@@ -4,7 +4,9 @@ import helpers
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 
+from experiments import training_flags
 from tl3d_keras import optimizers
 from tl3d_keras.errors import InputError
 from tl3d_keras.optimizers import OptimizerPlan
@@ -120,3 +122,15 @@ def test_build_makes_what_a_checkpoint_fills():
     rule = optimizers.make_optimizer(OptimizerPlan(), 0.1, 10, "float32")
     optimizers.build(rule, network.trainable_weights)
     assert len(rule.variables) >= 2 * len(network.trainable_weights)
+
+
+@pytest.mark.parametrize("text", ["head", "=2", "head=fast", "encoder_*="])
+def test_wrong_layer_rate_flags(text):
+    command_flags = flags.FlagValues()
+    training_flags.define(command_flags)
+    arguments = ["train", "--records_dir=a", "--output_dir=b", "--layer_rates=head=2,*=0.5"]
+    command_flags(arguments)
+    assert training_flags.settings(command_flags)["layer_rates"] == (("head", 2.0), ("*", 0.5))
+    command_flags([*arguments, f"--layer_rates={text}"])
+    with pytest.raises(InputError, match="--layer_rates: expected a layer pattern and a number"):
+        training_flags.settings(command_flags)

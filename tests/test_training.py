@@ -447,7 +447,7 @@ def test_precision_by_gpu(monkeypatch, capability, expected):
 
 def test_mirrored_run_of_the_command(records, tmp_path):
     """The whole run on four virtual processors, like that on one."""
-    changes = {"batch_size": 4, "steps": 6, "optimizer": "sgd", "num_validation": 1}
+    changes = EVERYTHING | {"batch_size": 4, "steps": 6, "optimizer": "sgd", "num_validation": 1}
     one = training_run.run(settings(records, **changes), tmp_path / "one")
     four = training_run.run(settings(records, strategy="mirrored", **changes), tmp_path / "four")
     assert json.loads((tmp_path / "four" / "run.json").read_text())["replicas"] == 4

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tl3d_keras import losses, optimizers
 from tl3d_keras.errors import InputError
 from tl3d_keras.optimizers import OptimizerPlan
+from tl3d_keras.run_folder import RunFolder, TrainingState
 from tl3d_keras.trainer import MaskedTrainer
 from tl3d_keras.transfer import freeze, match_rates
 from tl3d_keras.unet3d import named_weights
@@ -202,6 +203,27 @@ def test_float16_overflow_in_training():
     assert all(
         np.isfinite(v).all() and v.dtype == tf.float32 for v in named_weights(network).values()
     )
+
+
+def test_resume_keeps_the_loss_scale(tmp_path):
+    network = helpers.network(dtype="mixed_float16")
+    scales = []
+    for scale in (2.0**22, 2.0**15):
+        rule = tf.keras.mixed_precision.LossScaleOptimizer(
+            tf.keras.optimizers.Adam(0.1), initial_scale=scale
+        )
+        optimizers.build(rule, network.trainable_weights)
+        state, folder = TrainingState(network), RunFolder(tmp_path, {})
+        state.attach(rule)
+        if not scales:
+            infinite = [tf.fill(w.shape, np.inf) for w in network.trainable_weights]
+            WeightUpdate().apply(rule, infinite, network)
+            folder.save(state)
+        else:
+            folder.restore(state)
+        folder.close()
+        scales.append(loss_scale(rule))
+    assert scales == [2.0**21] * 2
 
 
 REDUCTIONS = {"LogSoftmax", "Softmax", "Exp", "Log", "Sum", "Mean", "RealDiv", "DivNoNan"}
