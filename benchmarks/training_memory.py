@@ -65,10 +65,8 @@ def main() -> None:
                 "num_classes": classes,
                 "input_channels": 1,
                 "normalization": normalization,
-                "dtype": precision,
             },
-            (patch,) * 3,
-            batch,
+            memory_model.Setup((patch,) * 3, batch, precision),
         )
         off = found / peak - 1
         worst = max(worst, abs(off))
