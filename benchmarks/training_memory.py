@@ -33,6 +33,10 @@ _LINES: list[tuple[Any, ...]] = [
     ("valid", 4, 8, 132, 1, 23, "float32", None),
     ("valid", 4, 16, 116, 1, 23, "mixed_bfloat16", None),
     ("valid", 4, 32, 100, 1, 23, "float32", None),
+    ("same", 4, 8, 80, 2, 3, "mixed_bfloat16", None),
+    # The model was not fitted to these.
+    ("same", 3, 16, 72, 1, 5, "float32", "instance"),
+    ("valid", 4, 16, 132, 1, 23, "float32", None),
 ]
 
 

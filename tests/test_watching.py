@@ -200,7 +200,7 @@ for line in sys.stdin:
     ("kills", "changes"),
     [
         (3, {"steps": 8, "num_validation": 0}),
-        pytest.param(10, {"steps": 40}, marks=pytest.mark.slow),
+        pytest.param(10, {"steps": 60}, marks=pytest.mark.slow),
     ],
 )
 def test_kill_9_at_random_moments(records, tmp_path, kills, changes):
@@ -224,27 +224,26 @@ def test_kill_9_at_random_moments(records, tmp_path, kills, changes):
         assert server.stdout.readline() == "0\n"
         duration = time.monotonic() - started
         checkpoints = tmp_path / "run" / "checkpoints"
-        seen = []
+        killed = 0
         for number in range(kills):
             pid = start("run")
             if number % 2:
-                time.sleep(draw.uniform(0.2, 0.8) * duration)
+                time.sleep(draw.uniform(0, 0.25) * duration)
             else:
-                wait_for_writing(checkpoints)
+                wait_for_writing(checkpoints, pid)
                 time.sleep(draw.uniform(0, 0.003))
             os.kill(pid, signal.SIGKILL)
-            assert server.stdout.readline() == "9\n"
-            seen.append(sorted(p.name for p in checkpoints.glob("*")))
+            killed += server.stdout.readline() == "9\n"
+        assert killed == kills
         start("run")
         assert server.stdout.readline() == "0\n"
         server.stdin.close()
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def wait_for_writing(checkpoints):
-    """Until a checkpoint begins to be written."""
+def wait_for_writing(checkpoints, pid):
+    """Until the process begins to write a checkpoint."""
     before = set(checkpoints.glob("*"))
-    deadline = time.monotonic() + 60
     while not set(checkpoints.glob("*")) - before:
-        assert time.monotonic() < deadline
+        os.kill(pid, 0)
         time.sleep(0.0005)

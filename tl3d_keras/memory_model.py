@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 
 from tl3d_keras.unet3d import Geometry
 
-# What a step holds of each kind of number, fitted to benchmarks/training_memory.py.
-_FIXED_BYTES = 110 << 20
-_BYTES_PER_LOGIT = 40
-_BYTES_PER_WEIGHT = 8
+# Bytes that a step holds of each kind of number, fitted to what benchmarks/training_memory.py
+# measured with TensorFlow 2.21 on a processor; float16 has no kernels there and is converted.
+_PER_KEPT = {"float32": 4.3, "mixed_bfloat16": 2.0, "mixed_float16": 11.5}
+_PER_LARGEST = {"float32": 7.3, "mixed_bfloat16": 6.5, "mixed_float16": 23.0}
+_PER_NORMALISED = 5.2
+_PER_LOGIT = 23.4
+_PER_WEIGHT = 6.7
 _SAFE_SHARE = 0.7
 
 
@@ -58,13 +61,14 @@ def training_bytes(config: Mapping[str, Any], setup: Setup) -> int:
         setup: of the step.
     """
     numbers = _count(config, setup.patch_size)
-    kept, passing = _COEFFICIENTS[setup.precision, config["normalization"] is not None]
+    normalised = numbers.convolved if config["normalization"] else 0
     per_patch = (
-        kept * (numbers.convolved + numbers.moved)
-        + passing * numbers.largest
-        + _BYTES_PER_LOGIT * numbers.logits
+        _PER_KEPT[setup.precision] * (numbers.convolved + numbers.moved)
+        + _PER_LARGEST[setup.precision] * numbers.largest
+        + _PER_NORMALISED * normalised
+        + _PER_LOGIT * numbers.logits
     )
-    return int(_FIXED_BYTES + setup.batch_size * per_patch + _BYTES_PER_WEIGHT * numbers.weights)
+    return int(setup.batch_size * per_patch + _PER_WEIGHT * numbers.weights)
 
 
 def fitting(
@@ -163,14 +167,3 @@ def _count(config: Mapping[str, Any], patch_size: Sequence[int]) -> _Numbers:
         for _ in range(2):
             convolve(filters * 2 ** (level + 1))
     return _Numbers(convolved, moved, largest, config["num_classes"] * prod(size), weights)
-
-
-# Bytes a number kept, and a number of the largest convolution; by precision and normalization.
-_COEFFICIENTS = {
-    ("float32", False): (4.0, 4.0),
-    ("float32", True): (8.0, 4.0),
-    ("mixed_bfloat16", False): (2.0, 5.0),
-    ("mixed_bfloat16", True): (7.0, 5.0),
-    ("mixed_float16", False): (12.0, 20.0),
-    ("mixed_float16", True): (16.0, 20.0),
-}
