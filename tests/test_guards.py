@@ -119,7 +119,7 @@ def settings(records, **changes):
             "steps_per_epoch": 3,
             "precision": "float32",
             "strategy": "one",
-            "num_validation": 1,
+            "num_validation": 0,
             **changes,
         }
     )
@@ -183,7 +183,7 @@ def test_five_in_a_row_end_the_run_with_the_best_model(records, tmp_path, monkey
     monkeypatch.setattr(training_run, "_validate", validate)
     monkeypatch.setattr(losses.MaskedCrossEntropyDice, "value", spoiled)
     with pytest.raises(Diverged, match="in 5 steps in a row, up to step 12 with the cases case_"):
-        training_run.run(settings(records, steps=30), tmp_path / "run")
+        training_run.run(settings(records, steps=30, num_validation=1), tmp_path / "run")
     for name, weight in named_weights(artifact.load(tmp_path / "run" / "model").network).items():
         np.testing.assert_array_equal(weight, kept[1][name])
     assert (tmp_path / "run" / "report.html").is_file()

@@ -147,9 +147,8 @@ class GuardReport:
     def _cases_from(self, first: int, last: int) -> dict[int, list[str]]:
         # Batches are a pure function of their number, so none has to be remembered.
         batches = self._batches(first - 1).take(last - first + 1)
-        return {
-            step: sorted(
-                {self._names[number] for number in batch.get("case", tf.constant([])).numpy()}
-            )
-            for step, batch in enumerate(batches, first)
-        }
+        found = {}
+        for step, batch in enumerate(batches, first):
+            numbers = batch["case"].numpy() if "case" in batch else []
+            found[step] = sorted({self._names[number] for number in numbers})
+        return found

@@ -7,10 +7,14 @@ _SHARE_OF_FREE_MEMORY = 0.6
 
 def available_memory() -> int:
     """60 % of the memory that is free now, in bytes."""
+    return int(_SHARE_OF_FREE_MEMORY * free_memory())
+
+
+def free_memory() -> int:
+    """The memory that is free now, in bytes."""
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":") for line in file)
-        free = int(fields["MemAvailable"].split()[0]) * 1024
+        return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(_SHARE_OF_FREE_MEMORY * free)
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -19,6 +19,8 @@ from tl3d_keras import (
     devices,
     input_pipeline,
     losses,
+    memory,
+    memory_model,
     mirrors,
     optimizers,
     paper,
@@ -260,6 +262,12 @@ def _train(
         f"{network.count_params():,} parameters, {precision}, "
         f"{strategy.num_replicas_in_sync} device(s), patches of {patches.image_size}"
     )
+    setup = memory_model.Setup(patches.image_size, settings.batch_size, precision)
+    doubts = memory_model.doubts(
+        network.get_config(), setup, memory.free_memory(), strategy.num_replicas_in_sync
+    )
+    if doubts and not tf.config.list_physical_devices("GPU"):
+        say(f"warning: {doubts}")
     folder.note(
         command=sys.argv,
         precision=precision,
@@ -320,6 +328,12 @@ def _train(
         say(f"model before it went wrong: {save({})}")
         run_report.write(folder.path)
         raise
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        raise InputError(
+            memory_model.out_of_memory(
+                network.get_config(), setup, memory.free_memory(), strategy.num_replicas_in_sync
+            )
+        ) from error
     metrics: dict[str, float] = {"best_step": state.best_step or state.step}
     if state.best_step:
         metrics["validation_dice"] = round(state.best_dice, 4)
