@@ -199,7 +199,7 @@ for line in sys.stdin:
 @pytest.mark.parametrize(
     ("kills", "changes"),
     [
-        (3, {"steps": 8, "num_validation": 0}),
+        (2, {"steps": 8, "num_validation": 0}),
         pytest.param(10, {"steps": 60}, marks=pytest.mark.slow),
     ],
 )
