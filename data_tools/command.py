@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from tl3d_keras.errors import InputError
+from tl3d_keras.errors import InputError, WorkerLost
 
-USER_ERROR = 2
+USER_ERROR, OTHER_ERROR = 2, 1
 
 
 def run(main: Callable[[], None], command_flags: flags.FlagValues) -> None:
@@ -67,6 +67,9 @@ def _guarded(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         _fail(str(error))
+    except WorkerLost as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(OTHER_ERROR)
 
 
 def _fail(message: str) -> None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tl3d_keras import artifact, guards, losses, training_run
 from tl3d_keras.errors import InputError
 from tl3d_keras.guards import Diverged, Guard
-from tl3d_keras.optimizers import make_optimizer
+from tl3d_keras.optimizers import OptimizerPlan, make_optimizer
 from tl3d_keras.trainer import MaskedTrainer
 from tl3d_keras.training_run import RunSettings
 from tl3d_keras.unet3d import named_weights
@@ -36,10 +36,10 @@ def fitted(strategy, data, optimizer="adam", precision="float32", guard=None):
     """A network after an epoch, its optimizer and the history."""
     with strategy.scope():
         network = helpers.network(dtype=precision)
-        rule = make_optimizer(optimizer, 0.01, 100, precision)
+        rule = make_optimizer(OptimizerPlan(optimizer), 0.01, 100, precision)
         loss = losses.LOSSES["cross_entropy_dice"](from_logits=True)
         guard = guard or Guard()
-        trainer = MaskedTrainer(network, loss, guard)
+        trainer = MaskedTrainer(network, loss, guard=guard)
         trainer.compile(optimizer=rule, jit_compile=False)
         rule.build(network.trainable_weights)
     history = trainer.fit(data, verbose=0, shuffle=False).history

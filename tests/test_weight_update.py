@@ -271,7 +271,7 @@ def test_frozen_layers_keep_their_rate_out():
     trainer = MaskedTrainer(
         network,
         losses.LOSSES["dice"](from_logits=True),
-        WeightUpdate(layer_rates={"encoder_0_conv_0": 0.5, "head": 0.5}),
+        update=WeightUpdate(layer_rates={"encoder_0_conv_0": 0.5, "head": 0.5}),
     )
     trainer.compile(tf.keras.optimizers.SGD(0.1), jit_compile=False)
     trainer.fit(

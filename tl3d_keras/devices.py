@@ -2,6 +2,7 @@
 
 import os
 from functools import cache
+from importlib import metadata
 
 import tensorflow as tf
 
@@ -33,7 +34,7 @@ def choose_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def _workers() -> tf.distribute.Strategy:
-    if not tf.keras.__version__.startswith("2."):
+    if not keras_version().startswith("2."):
         # Upstream: keras-team/keras#20585.
         raise InputError(
             "--strategy=workers: Keras 3 cannot train on several workers yet; set "
@@ -49,6 +50,11 @@ def _workers() -> tf.distribute.Strategy:
             "neither; docs/cluster.md has the lines"
         )
     return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+def keras_version() -> str:
+    """The version of the Keras that `tf.keras` is: keras or tf-keras."""
+    return metadata.version(tf.keras.Model.__module__.partition(".")[0])
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

@@ -1,4 +1,4 @@
-"""The one exception that means "what you gave me is wrong"."""
+"""The exceptions that commands tell in one line."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message is one line: what was expected, what was found, and in which file. Commands print
     it without a traceback and exit with status 2.
     """
+
+
+class WorkerLost(RuntimeError):
+    """Another worker of the cluster ended; the run goes on when all are started again."""

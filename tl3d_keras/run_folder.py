@@ -7,10 +7,10 @@ import json
 import os
 import resource
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl3d_keras import __version__
+from tl3d_keras.devices import keras_version
 from tl3d_keras.errors import InputError
 from tl3d_keras.unet3d import UNet3D, named_weights
 from tl3d_keras.weight_update import MovingAverage
@@ -137,13 +138,20 @@ class RunFolder:
     Args:
         path: of the folder.
         settings: what makes two runs the same, as JSON values.
+        follows: whether another worker of a cluster writes the folder; this one then only reads
+            its checkpoints, and what it writes itself is thrown away.
 
     Raises:
         InputError: another process uses the folder, or it holds a run of other settings.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: Mapping[str, Any]) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str | os.PathLike, settings: Mapping[str, Any], follows: bool = False
+    ) -> None:
+        self._shared = self.path = Path(path)
+        self._own = tempfile.TemporaryDirectory() if follows else None
+        if self._own:
+            self.path = Path(self._own.name)
         self._started = time.monotonic()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -164,7 +172,7 @@ class RunFolder:
         self._run["versions"] = {
             "tl3d_keras": __version__,
             "tensorflow": tf.__version__,
-            "keras": metadata.version(tf.keras.Model.__module__.partition(".")[0]),
+            "keras": keras_version(),
             "numpy": np.__version__,
         }
         self._pictures: dict[str, bytes] = {}
@@ -182,6 +190,8 @@ class RunFolder:
     def close(self) -> None:
         """Lets another process use the folder."""
         self._lock.close()
+        if self._own:
+            self._own.cleanup()
 
     def note(self, **values: Any) -> None:
         """Adds entries to run.json, with the seconds and the peak memory up to now."""
@@ -197,7 +207,7 @@ class RunFolder:
 
     def restore(self, state: TrainingState) -> None:
         """Restores the last checkpoint, if there is one, and drops what was logged after it."""
-        latest = tf.train.latest_checkpoint(self.path / "checkpoints")
+        latest = tf.train.latest_checkpoint(self._shared / "checkpoints")
         if latest:
             state.checkpoint().restore(latest).expect_partial()
         rows = [row for row in self._rows() if int(row["step"]) <= state.step]
@@ -264,7 +274,7 @@ class RunFolder:
         writer.close()
 
     def _compare_with_former(self) -> None:
-        path = self.path / "run.json"
+        path = self._shared / "run.json"
         if not path.is_file():
             return
         try:
@@ -279,7 +289,7 @@ class RunFolder:
         if differing:
             key = differing[0]
             raise InputError(
-                f"{self.path}: holds a run with {key}={settings.get(key)}, found {key}="
+                f"{self._shared}: holds a run with {key}={settings.get(key)}, found {key}="
                 f"{mine.get(key)}; give the same flags to resume it, or another --output_dir"
             )
         self._run = former

@@ -33,7 +33,7 @@ from tl3d_keras import (
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.artifact import Artifact, ModelInfo
 from tl3d_keras.callbacks import Progress, Watching
-from tl3d_keras.errors import InputError
+from tl3d_keras.errors import InputError, WorkerLost
 from tl3d_keras.guards import Diverged
 from tl3d_keras.inference import Segmenter
 from tl3d_keras.intensity import Intensity
@@ -47,6 +47,13 @@ _AUTO_VALIDATION_SHARE = 10
 _MAX_AUTO_VALIDATION = 10
 _HEAD_STEPS_SHARE = 4
 _FINE_RATE = 0.1
+_LOST_WORKER = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
 _TRUNK = ("encoder_*", "decoder_*")
 CLASS_WEIGHTS = ("none", "balanced")
 
@@ -164,24 +171,44 @@ def run(
             f"--profile: expected two steps of 1 to {settings.steps}, the first not after the "
             f"last, found {profile[0]},{profile[1]}"
         )
+    # A cluster's workers must find each other before anything is computed.
+    strategy = devices.choose_strategy(settings.strategy)
+    follows = not devices.is_chief(strategy)
     devices.make_deterministic(settings.seed)
     base = artifact.load(settings.base) if settings.base else None
     train_cases, validation_cases = split_cases(settings, manifest)
     loss = _make_loss(settings, manifest, train_cases)
     identity = asdict(settings) | {"data": manifest.fingerprint}
-    folder = RunFolder(output_dir, identity)
+    folder = RunFolder(output_dir, identity, follows)
     names = [case.case_id for case in input_pipeline.annotated_cases(train_cases)]
-    watching = Watching(Progress(say), names, profile, histograms)
+    tell = _tell_nobody if follows else say
+    watching = Watching(Progress(tell), names, profile, histograms)
     try:
         if folder.is_done:
-            say(f"{output_dir}: this run is complete")
+            tell(f"{output_dir}: this run is complete")
         else:
-            _train(settings, manifest, base, train_cases, validation_cases, loss, folder, watching)
+            _train(
+                settings,
+                manifest,
+                base,
+                train_cases,
+                validation_cases,
+                loss,
+                strategy,
+                folder,
+                watching,
+            )
+        if follows:
+            return Path(output_dir) / "model"
         run_report.write(folder.path)
         return artifact.latest(Path(output_dir) / "model")
     finally:
         watching.progress.close()
         folder.close()
+
+
+def _tell_nobody(line: str) -> None:
+    """Takes the lines of a worker that repeats what another does."""
 
 
 def split_cases(
@@ -236,11 +263,11 @@ def _train(
     train_cases: Sequence[CaseEntry],
     validation_cases: Sequence[CaseEntry],
     loss: losses.MaskedLoss,
+    strategy: tf.distribute.Strategy,
     folder: RunFolder,
     watching: Watching,
 ) -> None:
     say = watching.progress.say
-    strategy = devices.choose_strategy(settings.strategy)
     if settings.batch_size % strategy.num_replicas_in_sync:
         raise InputError(
             f"expected --batch_size to be a multiple of the "
@@ -328,6 +355,13 @@ def _train(
         say(f"model before it went wrong: {save({})}")
         run_report.write(folder.path)
         raise
+    except _LOST_WORKER as error:
+        if settings.strategy != "workers":
+            raise
+        raise WorkerLost(
+            f"{folder.path}: another worker was lost; start all of them again, and the run goes on "
+            "from its last checkpoint"
+        ) from error
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         raise InputError(
             memory_model.out_of_memory(
