@@ -9,7 +9,7 @@ DEMO ?= demo
 .PHONY: test demo lint clean
 
 test: $(INSTALLED)
-	$(RUN) pytest $(PYTEST_FLAGS)
+	$(RUN) pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(PYTEST_FLAGS)
 
 # The whole path on phantoms: a base model from sparse annotation, then two structures that it never
 # saw, learnt from three cases with and without it.

@@ -52,7 +52,7 @@ setup(
         "cluster": ["tf-keras", "apache-beam"],
         "serving": ["tensorflow-serving-api"],
         "dicom": ["pydicom"],
-        "dev": ["pytest", "hypothesis", "ruff", "mypy", "pydicom", "highdicom"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "pydicom", "highdicom"],
     },
     entry_points={
         "console_scripts": [f"{name} = {module}:cli" for name, module in COMMANDS.items()]
