@@ -26,7 +26,9 @@ def panel(figure, index: int, pixels: np.ndarray) -> np.ndarray:
     """The pixels of the figure's axes number `index`."""
     box = figure.axes[index].get_window_extent()
     height = len(pixels)
-    return pixels[round(height - box.y1) : round(height - box.y0), round(box.x0) : round(box.x1)]
+    # A canvas has whole pixels, so that the box may begin a fraction above it.
+    top = max(0, round(height - box.y1))
+    return pixels[top : round(height - box.y0), round(box.x0) : round(box.x1)]
 
 
 def centre_of_colour(pixels: np.ndarray) -> tuple[float, float]:
