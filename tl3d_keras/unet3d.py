@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import tensorflow as tf
@@ -146,7 +147,8 @@ class UNet3D(tf.keras.Model):
         names = self._config["structures"]
         return tuple(names or (f"structure_{k}" for k in range(1, self._config["num_classes"])))
 
-    @property
+    # Cached, for Keras 2 saves what attributes give by its id, which one made anew may share.
+    @cached_property
     def trunk(self) -> tf.keras.Model:
         """All but the head: a model of the same weights that returns features by level.
 
@@ -159,7 +161,7 @@ class UNet3D(tf.keras.Model):
         outputs = [self.get_layer(f"{end}_{last}").output for end in ends]
         return tf.keras.Model(self.input, outputs, name="trunk")
 
-    @property
+    @cached_property
     def logits(self) -> tf.keras.Model:
         """A model of the same weights that ends before the softmax."""
         return tf.keras.Model(self.input, self.get_layer(HEAD).output, name="logits")
