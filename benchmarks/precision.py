@@ -60,10 +60,10 @@ def main() -> None:
 
 def _trained(precision: str, seed: int) -> tuple[float, float]:
     """The last validation Dice of a run, and its seconds."""
-    from tl3d_keras import training_run
+    from tl3d_keras import run_settings, training_run
 
     folder = Path(_OUTPUT_DIR.value) / f"{precision}_{seed}"
-    settings = training_run.RunSettings(
+    settings = run_settings.RunSettings(
         _RECORDS_DIR.value,
         filters=_FILTERS.value,
         levels=3,

@@ -20,9 +20,9 @@ def main() -> None:
     settings = training_flags.settings(FLAGS)
     watching = training_flags.watching(FLAGS)
     load_tensorflow()
-    from tl3d_keras import training_run
+    from tl3d_keras import run_settings, training_run
 
-    training_run.run(training_run.RunSettings(**settings), FLAGS.output_dir, say=print, **watching)
+    training_run.run(run_settings.RunSettings(**settings), FLAGS.output_dir, say=print, **watching)
 
 
 def cli() -> None:

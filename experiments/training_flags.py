@@ -150,7 +150,7 @@ def define(command_flags: flags.FlagValues) -> None:
 
 
 def settings(command_flags: flags.FlagValues) -> dict[str, Any]:
-    """The keyword arguments of `training_run.RunSettings`."""
+    """The keyword arguments of `run_settings.RunSettings`."""
     values = command_flags.flag_values_dict()
     shared = (
         "records_dir",

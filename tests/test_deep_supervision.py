@@ -17,8 +17,8 @@ from tl3d_keras import (
 )
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
+from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.trainer import MaskedTrainer
-from tl3d_keras.training_run import RunSettings
 from tl3d_keras.unet3d import named_weights
 
 

@@ -12,8 +12,8 @@ from tl3d_keras import artifact, guards, losses, training_run
 from tl3d_keras.errors import InputError
 from tl3d_keras.guards import Diverged, Guard
 from tl3d_keras.optimizers import OptimizerPlan, make_optimizer
+from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.trainer import MaskedTrainer
-from tl3d_keras.training_run import RunSettings
 from tl3d_keras.unet3d import named_weights
 
 BAD = float("nan")

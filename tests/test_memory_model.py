@@ -7,7 +7,7 @@ import tensorflow as tf
 from tl3d_keras import memory, memory_model, training_run
 from tl3d_keras.errors import InputError
 from tl3d_keras.memory_model import Setup
-from tl3d_keras.training_run import RunSettings
+from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.unet3d import UNet3D, named_weights
 
 PAPER = {

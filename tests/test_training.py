@@ -14,12 +14,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl3d_keras import artifact, devices, losses, manifest, training_run
+from tl3d_keras import (
+    artifact,
+    devices,
+    losses,
+    manifest,
+    run_parts,
+    run_settings,
+    training_run,
+)
 from tl3d_keras.errors import InputError
 from tl3d_keras.run_folder import RunFolder
+from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.trainer import MaskedTrainer
 from tl3d_keras.training import Stage
-from tl3d_keras.training_run import RunSettings
 from tl3d_keras.unet3d import named_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,7 +173,7 @@ def test_frozen_layers_stay_and_all_else_moves(records, tmp_path):
 
 
 def test_finetune_trains_the_head_then_all_at_a_tenth(records, tmp_path):
-    stages = training_run.make_stages(settings(records, mode="finetune", steps=8, head_steps=3))
+    stages = run_settings.make_stages(settings(records, mode="finetune", steps=8, head_steps=3))
     assert stages == [Stage("head", 3, 1e-2, ("encoder_*", "decoder_*")), Stage("all", 5, 1e-3)]
     base = training_run.run(settings(records, steps=3), tmp_path / "base")
     before = named_weights(artifact.load(base).network)
@@ -299,14 +307,14 @@ def test_the_moving_average_is_validated_and_saved(records, tmp_path, monkeypatc
     # Decays of 1/10, 2/11 and so on, for the run is short.
     averaged = {"ema": 0.9, "steps": 3, "steps_per_epoch": 1, "num_validation": num_validation}
     start = {}
-    make = training_run._make_network
+    make = run_parts.make_network
 
     def kept(*arguments):
         network, origins = make(*arguments)
         start.update({k: v.numpy() for k, v in named_weights(network).items()})
         return network, origins
 
-    monkeypatch.setattr(training_run, "_make_network", kept)
+    monkeypatch.setattr(run_parts, "make_network", kept)
     model = training_run.run(settings(records, **averaged), tmp_path / "run")
     for name, value in named_weights(artifact.load(model).network).items():
         expected = start[name]
@@ -341,7 +349,7 @@ def test_another_run_in_the_folder_is_refused(records, tmp_path):
     ],
 )
 def test_cases_are_split(records, changes, train, validation):
-    found = training_run.split_cases(settings(records, **changes), manifest.load(records))
+    found = run_settings.split_cases(settings(records, **changes), manifest.load(records))
     expected = [[f"case_{number}" for number in part] for part in (train, validation)]
     assert [[case.case_id for case in part] for part in found] == expected
 

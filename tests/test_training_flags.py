@@ -4,19 +4,19 @@ import pytest
 from absl import flags
 
 from experiments import training_flags
-from tl3d_keras import losses, training_run
+from tl3d_keras import losses, run_settings
 from tl3d_keras.errors import InputError
 
 
-def parsed(*arguments: str) -> training_run.RunSettings:
+def parsed(*arguments: str) -> run_settings.RunSettings:
     values = flags.FlagValues()
     training_flags.define(values)
     values(["command", "--records_dir=records", "--output_dir=run", *arguments])
-    return training_run.RunSettings(**training_flags.settings(values))
+    return run_settings.RunSettings(**training_flags.settings(values))
 
 
 def test_defaults_are_those_of_the_settings():
-    assert parsed() == training_run.RunSettings("records")
+    assert parsed() == run_settings.RunSettings("records")
 
 
 def test_what_concerns_losses_and_validation():

@@ -20,7 +20,7 @@ from experiments import train_base, training_flags
 from tl3d_keras import artifact, training_run
 from tl3d_keras.callbacks import Progress
 from tl3d_keras.errors import InputError
-from tl3d_keras.training_run import RunSettings
+from tl3d_keras.run_settings import RunSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
@@ -184,7 +184,7 @@ import os, sys
 from data_tools.command import load_tensorflow
 load_tensorflow()
 from tl3d_keras import training_run
-from tl3d_keras.training_run import RunSettings
+from tl3d_keras.run_settings import RunSettings
 for line in sys.stdin:
     pid = os.fork()
     if not pid:
