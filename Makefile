@@ -26,7 +26,7 @@ demo: $(INSTALLED)
 	    --structures=$(BASE_STRUCTURES)
 	$(RUN) data_tools.shard --dataset_dir=$(DEMO)/base/dataset --output_dir=$(DEMO)/base/records
 	$(RUN) experiments.train_base --records_dir=$(DEMO)/base/records --output_dir=$(DEMO)/base/run \
-	    $(NETWORK) --steps=450 --learning_rate=3e-3 --num_validation=2 --steps_per_epoch=50
+	    $(NETWORK) --steps=450 --learning_rate=3e-3 --num_validation=2 --steps_per_epoch=90
 	$(call segmented,base/run,base/test,base)
 	$(PHANTOM) --output_dir=$(DEMO)/new/dataset --num_cases=3 --seed=200 \
 	    --structures=$(NEW_STRUCTURES)
