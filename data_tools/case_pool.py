@@ -11,8 +11,8 @@ from data_tools.plan import PlannedCase
 from data_tools.prepare import PreparedCase, Settings, SkippedCase, prepare
 from tl3d_keras.errors import InputError
 
-# Peaks measured with benchmarks/shard_memory.py, rounded up: of this process with TensorFlow, of a
-# worker with SimpleITK and SciPy, and per voxel and channel of the files and of the record.
+# Measured peaks, rounded up: of this process with TensorFlow, of a worker with SimpleITK and SciPy,
+# and of one case per voxel and channel; benchmarks/shard_memory.py shows that they suffice.
 PARENT_BYTES, WORKER_BYTES = 600 << 20, 160 << 20
 _BYTES_PER_FILE_VOXEL, _BYTES_PER_RECORD_VOXEL = 24, 24
 # Starting processes costs more than a few small cases.

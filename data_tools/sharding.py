@@ -133,7 +133,10 @@ def _make_parts(
         say(f"{len(plan) - len(missing)} of {len(plan)} shards are there already")
     if options.runner == "beam":
         beam_runner.write_shards(folder, missing, settings, options.beam_arguments)
-        found |= {shard.file: shard_folder.find_part(folder, shard) for shard in missing}
+        for shard in missing:
+            part = found[shard.file] = shard_folder.find_part(folder, shard)
+            for warning in part.warnings if part else ():
+                say(f"warning: {warning}")
     else:
         cases = [case for shard in missing for case in shard.cases]
         prepared = prepare_all(cases, settings, options.workers, options.memory_bytes)
