@@ -7,11 +7,13 @@ features is the sum of those of the parts. So neither the upsampled features nor
 is ever made, and of each skip connection only its share of that sum waits for the way up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import numpy as np
 import tensorflow as tf
 
+from tl3d_keras.intensity import Intensity
 from tl3d_keras.unet3d import HEAD, UNet3D, named_weights
 
 # [place in a block of two, coarse voxel, tap of the fine kernel]: the taps that see that voxel.
@@ -32,6 +34,56 @@ def fast_logits(network: UNet3D) -> Callable[[tf.Tensor], tf.Tensor]:
         inside a `tf.function`; it gives logits [1, z, y, x, K + 1] in the precision of the layers.
     """
     return _Forward(network).logits
+
+
+def tile_function(
+    network: UNet3D, intensity: Intensity, labels: bool, mirror_axes: Sequence[int] = ()
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tf.Tensor]:
+    """What a tile is put through, compiled once for all shapes.
+
+    Args:
+        network: with weights, whose changes it follows.
+        intensity: the normalisation.
+        labels: whether labels come out, or probabilities.
+        mirror_axes: of 0 to 2 (z, y, x); probabilities are averaged over all mirrors along them.
+
+    Returns:
+        A function of a raw tile [Z, Y, X, C] and the intensity's scale and shift [C]; it gives
+        uint8 labels [z, y, x] or float32 probabilities [z, y, x, K + 1].
+    """
+    logits = fast_logits(network)
+    channels = network.get_config()["input_channels"]
+    mirrors = [
+        list(axes) for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)
+    ]
+
+    def compute(raw: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+        tile = intensity.apply(raw, scale, shift)
+        # The largest logit has the largest probability.
+        found = logits(tile[tf.newaxis])[0] if len(mirrors) == 1 else averaged(tile)
+        if labels:
+            return tf.cast(tf.argmax(found, -1, tf.int32), tf.uint8)
+        return found if len(mirrors) > 1 else tf.nn.softmax(tf.cast(found, tf.float32))
+
+    def averaged(tile: tf.Tensor) -> tf.Tensor:
+        total = tf.constant(0.0)
+        for axes in mirrors:
+            # One after the other, for each takes a tile's memory.
+            with tf.control_dependencies([total]):
+                turned = tf.reverse(tile, axes)
+            found = tf.nn.softmax(tf.cast(logits(turned[tf.newaxis])[0], tf.float32))
+            total += tf.reverse(found, axes)
+        return total / len(mirrors)
+
+    return tf.function(
+        compute,
+        input_signature=[
+            tf.TensorSpec([None, None, None, channels]),
+            tf.TensorSpec([channels]),
+            tf.TensorSpec([channels]),
+        ],
+        autograph=False,
+    )
 
 
 class _Forward:
@@ -59,7 +111,9 @@ class _Forward:
                 with tf.control_dependencies([waiting[-1]]):
                     x = tf.identity(pooled)
         for level in reversed(range(self._levels - 1)):
-            x = self._activated(waiting.pop() + self._share_of_coarse(x, level), "decoder", level, 0)
+            x = self._activated(
+                waiting.pop() + self._share_of_coarse(x, level), "decoder", level, 0
+            )
             x = self._layer(x, "decoder", level, 1)
         return self._convolved(x, HEAD)
 
