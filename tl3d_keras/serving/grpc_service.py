@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -65,13 +66,16 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         number, outputs = self._models.predict(
             _which(request.model_spec),
             request.model_spec.signature_name,
-            lambda infos: read_protos(request.inputs, infos, self._models.max_bytes),
+            partial(read_protos, request.inputs, self._models.max_bytes),
             request.output_filter,
             timeout,
         )
         response = predict_pb2.PredictResponse()
         _name(
-            response.model_spec, request, number, request.model_spec.signature_name or DEFAULT_SIGNATURE
+            response.model_spec,
+            request,
+            number,
+            request.model_spec.signature_name or DEFAULT_SIGNATURE,
         )
         for name, array in outputs.items():
             response.outputs[name].CopyFrom(tf.make_tensor_proto(array))

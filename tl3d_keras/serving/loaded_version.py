@@ -1,6 +1,7 @@
 """One version of a SavedModel in memory, run as TF Serving runs it: TF1 loader and session."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,8 @@ class LoadedVersion:
             graph = tf.compat.v1.saved_model.load(self._session, ["serve"], str(folder))
             self.signatures: Mapping[str, Any] = dict(graph.signature_def)
             for request in warmup.read(folder):
-                self.predict(
-                    request.model_spec.signature_name,
-                    lambda infos, request=request: read_protos(request.inputs, infos, max_bytes),
-                )
+                read = partial(read_protos, request.inputs, max_bytes)
+                self.predict(request.model_spec.signature_name, read)
         except Exception as error:
             self._session.close()
             # A damaged file shows itself as almost any exception.
@@ -85,7 +84,7 @@ class LoadedVersion:
             values = self._session.run(
                 [signature.outputs[key].name for key in outputs],
                 feeds,
-                options=tf.compat.v1.RunOptions(timeout_in_ms=int((timeout or 0) * 1000)),
+                options=tf.compat.v1.RunOptions(timeout_in_ms=_milliseconds(timeout)),
             )
         except tf.errors.OpError as error:
             # The op's place in the graph, which follows, helps nobody who sends a scan.
@@ -98,8 +97,13 @@ class LoadedVersion:
         self._session.close()
 
 
+def _milliseconds(timeout: float | None) -> int:
+    """For TensorFlow, where 0 means for ever."""
+    return 0 if timeout is None else max(1, int(timeout * 1000))
+
+
 def read_protos(
-    inputs: Mapping[str, Any], infos: Mapping[str, Any], max_bytes: int
+    inputs: Mapping[str, Any], max_bytes: int, infos: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """The arrays of a `PredictRequest`'s inputs."""
     check_names(inputs, infos)
