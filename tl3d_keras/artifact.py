@@ -17,6 +17,7 @@ import tensorflow as tf
 from tl3d_keras import __version__, json_file
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
+from tl3d_keras.serving_graph import ServedModel
 from tl3d_keras.unet3d import UNet3D, named_weights
 from tl3d_keras.whole_folder import whole_folder
 
@@ -59,13 +60,17 @@ class Artifact(NamedTuple):
     info: ModelInfo
 
 
-def save(network: UNet3D, info: ModelInfo, folder: str | os.PathLike) -> Path:
+def save(
+    network: UNet3D, info: ModelInfo, folder: str | os.PathLike, tile: int | None = None
+) -> Path:
     """Writes `folder/<version>/`, the version one above the highest there; it appears when whole.
 
     Args:
         network: any precision; saved with float32 weights and a float32 graph.
         info: of the network.
         folder: the model's folder.
+        tile: most voxels along an axis that the `segment` signature gives the network at once; None
+            takes what should need no more than 8 GiB.
 
     Returns:
         The version's folder.
@@ -84,9 +89,8 @@ def save(network: UNet3D, info: ModelInfo, folder: str | os.PathLike) -> Path:
     served = network.rebuilt(dtype="float32", structures=list(info.structures))
     target = Path(folder) / str(1 + max(_versions(Path(folder)), default=0))
     with whole_folder(target) as building:
-        module = _ServedModel(served, info.intensity)
-        signatures = {"serving_default": module.probabilities}
-        tf.saved_model.save(module, str(building), signatures=signatures)
+        module = ServedModel(served, info.intensity, info.spacing, info.patch_size, tile)
+        tf.saved_model.save(module, str(building), signatures=module.signatures)
         (building / EXTRA).mkdir()
         content = _to_json(served, info)
         (building / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n")
@@ -162,22 +166,6 @@ def latest(path: str | os.PathLike) -> Path:
         )
         raise InputError(f"{path}: expected a model folder with {CONFIG_FILE}, found {what}")
     return path / str(max(versions))
-
-
-class _ServedModel(tf.Module):
-    def __init__(self, network: UNet3D, intensity: Intensity) -> None:
-        super().__init__()
-        self.variables_by_name = named_weights(network)
-        channels = network.get_config()["input_channels"]
-
-        def probabilities(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"probabilities": network(intensity.normalise(image), training=False)}
-
-        self.probabilities = tf.function(
-            probabilities,
-            input_signature=[tf.TensorSpec([None, None, None, None, channels], name="image")],
-            autograph=False,
-        )
 
 
 def _fill(network: UNet3D, reader: Any, folder: Path) -> None:
