@@ -11,8 +11,8 @@ import stand_in
 
 from tl3d_keras.errors import InputError
 from tl3d_keras.serving import served_models
+from tl3d_keras.serving.model_versions import ModelVersions
 from tl3d_keras.serving.protos import get_model_status_pb2
-from tl3d_keras.serving.served_model import ServedModel
 from tl3d_keras.serving.server import serve
 from tl3d_keras.serving.statuses import StatusError
 
@@ -54,14 +54,14 @@ def test_rest_statuses(ports, path, content, expected):
         (b"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b" 411 "),
         (b"POST /v1/models/m:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b" 411 "),
         (b"DELETE /v1/models/m HTTP/1.1\r\n\r\n", b" 501 "),
-        (b"\x00\x01\x02\r\n\r\n", b" 400 "),
-        (b"GET /" + b"a" * 100_000, b" 414 "),
+        (b"\x00\x01\x02\r\n\r\n", b"Bad request"),
+        (b"GET /" + b"a" * 100_000, b""),
         (b"PO", b""),
     ],
 )
 def test_rest_bytes(ports, content, expected):
-    answer = requests.send_bytes(ports.rest, content)
-    assert expected in answer.split(b"\r\n")[0] or expected in answer
+    assert expected in requests.send_bytes(ports.rest, content)
+    assert requests.send_rest(ports.rest, "/v1/models/m", None)[0] == 200
 
 
 def test_bytes_that_are_no_grpc(ports):
@@ -166,7 +166,7 @@ def test_versions_change_under_load_without_a_failed_request(tmp_path):
 def served(tmp_path):
     stand_in.save(tmp_path, 1)
     lines = []
-    model = ServedModel(served_models.single("m", str(tmp_path))[0], LIMIT, lines.append)
+    model = ModelVersions(served_models.single("m", str(tmp_path))[0], LIMIT, lines.append)
     model.refresh()
     yield model, tmp_path, lines
     model.close()

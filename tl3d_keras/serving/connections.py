@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException, IncompleteRead
 from typing import Any, Protocol
 from urllib import error as url_error
 from urllib import request as url_request
@@ -142,9 +143,11 @@ class RestConnection:
         whole = image.astype(np.int32)
         # Whole numbers are written in half the characters.
         values = whole if np.array_equal(whole, image) else image
-        inputs = {"image": values.tolist(), "spacing": [float(s) for s in spacing]}
-        body = json.dumps({"signature_name": SIGNATURE, "inputs": inputs}).encode()
-        return np.array(_part(self._call(":predict", body), "outputs"))
+        body = (
+            f'{{"signature_name": "{SIGNATURE}", "inputs": {{"image": {_json(values)}, '
+            f'"spacing": {_json(np.array(spacing, np.float64))}}}}}'
+        )
+        return np.array(_part(self._call(":predict", body.encode()), "outputs"))
 
     def _call(self, path: str, body: bytes | None = None) -> Any:
         headers = {"Content-Type": "application/json"}
@@ -156,12 +159,19 @@ class RestConnection:
             raise StatusError(code_of_http(error.code), _reason(error)) from error
         except TimeoutError as error:
             raise StatusError(StatusCode.DEADLINE_EXCEEDED, f"{self._timeout} s") from error
-        except ValueError as error:
-            raise StatusError(StatusCode.UNIMPLEMENTED, f"no REST API there: {error}") from error
-        except OSError as error:
+        except (OSError, IncompleteRead) as error:
             late = isinstance(getattr(error, "reason", None), TimeoutError)
             code = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.UNAVAILABLE
             raise StatusError(code, str(error)) from error
+        except (ValueError, HTTPException) as error:
+            raise StatusError(StatusCode.UNIMPLEMENTED, f"no REST API there: {error}") from error
+
+
+def _json(array: np.ndarray) -> str:
+    """An array as nested lists, of which few exist at a time: millions are slow in Python."""
+    if array.ndim <= 2:
+        return json.dumps(array.tolist())
+    return f"[{','.join(map(_json, array))}]"
 
 
 def _reason(error: url_error.HTTPError) -> str:

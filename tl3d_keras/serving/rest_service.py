@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,6 +25,7 @@ _PATH = re.compile(
     r"(?:/(?P<metadata>metadata)|:(?P<method>\w+))?"
 )
 _CHUNK = 2**20
+_LINGER = 10.0
 
 
 def start(models: ServedModels, host: str, port: int) -> tuple[ThreadingHTTPServer, int]:
@@ -70,6 +72,7 @@ def _handler(models: ServedModels) -> type[BaseHTTPRequestHandler]:
             size = int(length)
             if size > models.max_bytes:
                 self.send_error(413, f"expected at most {models.max_bytes} bytes, found {size}")
+                self._discard(size)
                 return None
             # In pieces: a length that is only claimed takes no memory.
             body = bytearray()
@@ -80,6 +83,16 @@ def _handler(models: ServedModels) -> type[BaseHTTPRequestHandler]:
                     return None
                 body += piece
             return bytes(body)
+
+        def _discard(self, size: int) -> None:
+            """Reads on for a while: a client that still sends would not see the answer."""
+            end = time.monotonic() + _LINGER
+            self.connection.settimeout(_LINGER)
+            while size > 0 and time.monotonic() < end:
+                piece = self.rfile.read(min(_CHUNK, size))
+                if not piece:
+                    break
+                size -= len(piece)
 
         def _answer(self, work: Callable[[], Any]) -> None:
             try:

@@ -11,8 +11,8 @@ from grpc import StatusCode
 
 from tl3d_keras.errors import InputError
 from tl3d_keras.serving.loaded_version import ReadInputs
+from tl3d_keras.serving.model_versions import ModelVersions
 from tl3d_keras.serving.protos import model_server_config_pb2
-from tl3d_keras.serving.served_model import ServedModel
 from tl3d_keras.serving.statuses import StatusError
 
 
@@ -45,7 +45,7 @@ class ServedModels:
         tell: Callable[[str], None],
     ) -> None:
         self.max_bytes = max_bytes
-        self._models = {config.name: ServedModel(config, max_bytes, tell) for config in configs}
+        self._models = {config.name: ModelVersions(config, max_bytes, tell) for config in configs}
         self._tell = tell
         self._closed = threading.Event()
         for config in configs:
@@ -87,7 +87,7 @@ class ServedModels:
         for model in self._models.values():
             model.close()
 
-    def _model(self, which: Which) -> ServedModel:
+    def _model(self, which: Which) -> ModelVersions:
         if not which.model:
             raise StatusError(StatusCode.INVALID_ARGUMENT, "expected a model's name, found none")
         if which.model not in self._models:
@@ -132,7 +132,7 @@ def read_config(path: Path) -> list[Any]:
     return models
 
 
-def _check_served(model: ServedModel, base_path: str) -> None:
+def _check_served(model: ModelVersions, base_path: str) -> None:
     """Raises an `InputError` with what failed unless a version is served."""
     try:
         with model.version(None, None):

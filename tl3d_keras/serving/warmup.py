@@ -4,23 +4,27 @@ TF Serving reads them from `assets.extra/tf_serving_warmup_requests`, a TFRecord
 `PredictionLog` (https://www.tensorflow.org/tfx/serving/saved_model_warmup).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from tl3d_keras.artifact import EXTRA, ModelInfo
 from tl3d_keras.errors import InputError
 from tl3d_keras.serving.protos import predict_pb2, prediction_log_pb2
 
-FILE = "assets.extra/tf_serving_warmup_requests"
+FILE = f"{EXTRA}/tf_serving_warmup_requests"
 
 
-def write(folder: Path, requests: Sequence[Any]) -> None:
-    """Writes `PredictRequest`s into a version's folder."""
-    path = folder / FILE
-    path.parent.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
+def write(folder: Path, model: str, info: ModelInfo) -> None:
+    """Writes a request to each signature, of one training patch, into a version's folder."""
+    shape = [*info.patch_size, len(info.channels)]
+    requests = [
+        _request(model, "segment", image=_zeros(shape), spacing=_values(info.spacing)),
+        _request(model, "serving_default", image=_zeros([1, *shape])),
+    ]
+    with tf.io.TFRecordWriter(str(folder / FILE)) as writer:
         for request in requests:
             log = prediction_log_pb2.PredictionLog(
                 predict_log=prediction_log_pb2.PredictLog(request=request)
@@ -49,22 +53,20 @@ def read(folder: Path) -> Iterator[Any]:
         raise InputError(f"{path}: cannot read the warm-up requests: damaged") from error
 
 
-def zeros(model: str, signature: str, inputs: Mapping[str, Sequence[int]], **given: Any) -> Any:
-    """A `PredictRequest` of zeros in a few bytes.
-
-    Args:
-        model: the model's name.
-        signature: the signature's name.
-        inputs: the shape of each float32 input; its zeros are not written out.
-        **given: inputs with values instead.
-    """
+def _request(model: str, signature: str, **inputs: Any) -> Any:
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = model, signature
-    for name, shape in inputs.items():
-        tensor = request.inputs[name]
-        tensor.dtype = tf.float32.as_datatype_enum
-        tensor.tensor_shape.CopyFrom(tf.TensorShape(shape).as_proto())
-        tensor.float_val.append(0.0)
-    for name, value in given.items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(value, tf.float32))
+    for name, tensor in inputs.items():
+        request.inputs[name].CopyFrom(tensor)
     return request
+
+
+def _values(values: Sequence[float]) -> Any:
+    return tf.make_tensor_proto(values, tf.float32)
+
+
+def _zeros(shape: Sequence[int]) -> Any:
+    """A `TensorProto` whose only value stands for all, so that it takes a few bytes."""
+    tensor = tf.make_tensor_proto([0.0], tf.float32)
+    tensor.tensor_shape.CopyFrom(tf.TensorShape(shape).as_proto())
+    return tensor

@@ -17,7 +17,7 @@ from tl3d_keras.serving.statuses import StatusError
 _State = get_model_status_pb2.ModelVersionStatus
 
 
-class ServedModel:
+class ModelVersions:
     """Loads the versions that a model's configuration asks for, and lets others go.
 
     A new version takes requests once it is loaded and warm; only then do the former ones get no
