@@ -7,7 +7,7 @@ reads the checkpoint as data and runs no code from the folder.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +61,11 @@ class Artifact(NamedTuple):
 
 
 def save(
-    network: UNet3D, info: ModelInfo, folder: str | os.PathLike, tile: int | None = None
+    network: UNet3D,
+    info: ModelInfo,
+    folder: str | os.PathLike,
+    tile: int | None = None,
+    extend: Callable[[Path], None] = lambda version: None,
 ) -> Path:
     """Writes `folder/<version>/`, the version one above the highest there; it appears when whole.
 
@@ -71,6 +75,7 @@ def save(
         folder: the model's folder.
         tile: most voxels along an axis that the `segment` signature gives the network at once; None
             takes what should need no more than 8 GiB.
+        extend: adds files to the version's folder before it appears.
 
     Returns:
         The version's folder.
@@ -95,6 +100,7 @@ def save(
         content = _to_json(served, info)
         (building / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n")
         (building / CARD_FILE).write_text(_card(Path(folder).name, content))
+        extend(building)
     return target
 
 
