@@ -269,7 +269,7 @@ def _provenance(
         "settings": asdict(settings),
         "tl3d_keras": __version__,
         "tensorflow": tf.__version__,
-        "command": " ".join(sys.argv),
+        "command": run_report.command_line(sys.argv),
     }
 
 
