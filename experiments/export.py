@@ -36,7 +36,7 @@ _FORMAT = flags.DEFINE_enum(
 def main() -> None:
     """Reads the flags and exports."""
     load_tensorflow()
-    from tl3d_keras import artifact
+    from tl3d_keras import artifact, served_check
 
     model = artifact.load(_MODEL.value)
     target = artifact.save(
@@ -45,7 +45,7 @@ def main() -> None:
         _OUTPUT_DIR.value,
         extend=lambda version: _add_warm_up(version, Path(_OUTPUT_DIR.value).name, model.info),
     )
-    largest = artifact.check_served(target)
+    largest = served_check.check(target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     print(f"{target}: {size / 2**20:.1f} MiB, largest difference of a probability {largest:.1e}")
 
