@@ -20,6 +20,11 @@ _END = {
 _FILE = {"MetaImageIO": "elementdatafile", "NrrdImageIO": "datafile"}
 _ENCODING = {"MetaImageIO": "compresseddata", "NrrdImageIO": "encoding"}
 _NOT_ENCODED = ("", "raw", "false")
+# ITK takes 1 mm where none of them is there.
+_SPACING = {
+    "MetaImageIO": ("elementspacing", "elementsize"),
+    "NrrdImageIO": ("spacings", "spacedirections"),
+}
 _SKIPS = ("headersize", "lineskip", "byteskip")
 _METAIMAGE_LINE = re.compile(r"[\w ]{1,64}=[\t\x20-\x7e\x80-\xff]{0,1000}")
 _NUMBER = re.compile(r"[-+]?[\d.]{1,40}(e[-+]?\d{1,4})?", re.IGNORECASE)
@@ -65,7 +70,8 @@ def locate(path: Path, image_io: str) -> Data:
         image_io: `NrrdImageIO` or `MetaImageIO`.
 
     Raises:
-        InputError: the header is malformed, or points outside its folder or to several files.
+        InputError: the header is malformed, has no spacing, or points outside its folder or to
+            several files.
     """
     with open(path, "rb") as file:
         start = file.read(_MAX_HEADER)
@@ -80,6 +86,8 @@ def locate(path: Path, image_io: str) -> Data:
         fields.setdefault("".join(name.lower().split()), value.strip())
     if image_io == "MetaImageIO":
         _check_metaimage(path, lines, fields)
+    if not any(fields.get(name) for name in _SPACING[image_io]):
+        raise InputError(f"{path}: expected a spacing, found none in the header")
     encoding = fields.get(_ENCODING[image_io], "").lower()
     if encoding in _NOT_ENCODED:
         encoding = ""
