@@ -16,6 +16,8 @@ _FAT, _DARKEST, _SOFT = -50.0, -1100.0, 200.0
 # _DARKEST but for one padding value; in 264 MRI scans none lies below _FAT, and where a cropped
 # brain was scaled to mean 0, 11 % and more lie below _DARKEST.
 _LEAST_BELOW_FAT, _MOST_TOO_DARK = 0.001, 0.05
+# The noise alone spans more; a scan that was scaled to -1 .. 1 or by its deviation does not.
+_LEAST_SPAN = 20.0
 # Where all is soft tissue, a crop this thin can be of CT: a liver has no fat in it.
 _CROP_MM, _LEAST_SOFT = 40.0, 0.8
 
@@ -80,6 +82,8 @@ def _not_hounsfield(channel: np.ndarray, extent: float, low: float) -> tuple[str
     """
     least, most = float(channel.min()), float(channel.max())
     span = f"values of {least:g} to {most:g}"
+    if most - least < _LEAST_SPAN:
+        return f"{span}, which is too narrow for CT", True
     if _share(channel < _FAT) < _LEAST_BELOW_FAT:
         soft = _share(channel <= _SOFT) >= _LEAST_SOFT
         # A model whose window starts above fat may be made for scans without any.

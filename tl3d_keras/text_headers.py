@@ -55,11 +55,13 @@ class Data:
         file: that holds them.
         start: their first byte.
         encoding: as the header calls it, in lower case; empty for none.
+        has_spacing: whether the header gives one.
     """
 
     file: Path
     start: int
     encoding: str
+    has_spacing: bool
 
 
 def locate(path: Path, image_io: str) -> Data:
@@ -70,8 +72,7 @@ def locate(path: Path, image_io: str) -> Data:
         image_io: `NrrdImageIO` or `MetaImageIO`.
 
     Raises:
-        InputError: the header is malformed, has no spacing, or points outside its folder or to
-            several files.
+        InputError: the header is malformed, or points outside its folder or to several files.
     """
     with open(path, "rb") as file:
         start = file.read(_MAX_HEADER)
@@ -86,8 +87,7 @@ def locate(path: Path, image_io: str) -> Data:
         fields.setdefault("".join(name.lower().split()), value.strip())
     if image_io == "MetaImageIO":
         _check_metaimage(path, lines, fields)
-    if not any(fields.get(name) for name in _SPACING[image_io]):
-        raise InputError(f"{path}: expected a spacing, found none in the header")
+    has_spacing = any(fields.get(name) for name in _SPACING[image_io])
     encoding = fields.get(_ENCODING[image_io], "").lower()
     if encoding in _NOT_ENCODED:
         encoding = ""
@@ -95,13 +95,13 @@ def locate(path: Path, image_io: str) -> Data:
         raise InputError(f"{path}: expected encoded voxels without anything before them")
     name = fields.get(_FILE[image_io], "LOCAL")
     if name.upper() == "LOCAL":
-        return Data(path, len(header), encoding)
+        return Data(path, len(header), encoding, has_spacing)
     data = path.parent / name
     if "\0" in name or not data.resolve().is_relative_to(path.parent.resolve()):
         raise InputError(f"{path}: expected its data file inside {path.parent}, found {name!r}")
     if not data.is_file():
         raise InputError(f"{path}: expected one data file, found {name!r}")
-    return Data(data, 0, encoding)
+    return Data(data, 0, encoding, has_spacing)
 
 
 def check_stream(path: Path, data: Data, expected: int) -> None:
