@@ -85,7 +85,7 @@ def read(path: Path, suffix: str) -> sitk.Image:
         suffix: of its name.
 
     Raises:
-        InputError: the header, the spacing or the sform is none, or as `file_headers.checked_reader`.
+        InputError: header, spacing or sform is none, or as `file_headers.checked_reader`.
         RuntimeError: SimpleITK cannot read the file.
     """
     _check_pixdim(path)
