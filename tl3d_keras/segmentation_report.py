@@ -155,7 +155,11 @@ class SegmentationReport:
         dice = [row.dice for row in self._rows if row.dice is not None]
         known = len(set(self._ranges) & set(self._structures))
         cards = [
-            (str(len(self._rows)), "scans", f"{failed} with a problem" if failed else "all done"),
+            (
+                str(len(self._rows)),
+                "scan" if len(self._rows) == 1 else "scans",
+                f"{failed} with a problem" if failed else "all done",
+            ),
             (
                 str(sum(row.marked for row in self._rows)),
                 "volumes marked",
