@@ -42,6 +42,7 @@ setup(
         "google-crc32c",
         "pydantic>=2.6",
         "matplotlib",
+        "pillow",
         "tqdm",
     ],
     extras_require={
