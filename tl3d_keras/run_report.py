@@ -174,7 +174,7 @@ def _read(path: Path, keys: Sequence[str], writer: str) -> dict[str, Any]:
 
 def _provenance(content: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     settings = content["settings"]
-    yield "command", _command_line(content.get("command", []))
+    yield "command", command_line(content.get("command", []))
     seconds = content.get("seconds")
     if seconds is not None:
         yield "time", f"{seconds:.0f} s ({seconds / 60:.1f} min)"
@@ -204,7 +204,7 @@ def _provenance(content: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield "state", "not finished: the same command again goes on with it"
 
 
-def _command_line(command: Sequence[str]) -> str:
+def command_line(command: Sequence[str]) -> str:
     """The command as a person types it: a module's file becomes `python -m package.module`."""
     if command and command[0].endswith(".py"):
         script = Path(command[0])
