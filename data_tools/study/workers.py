@@ -4,13 +4,15 @@ What imports TensorFlow is imported late here, for a worker gets its device and 
 """
 
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, Union
+from typing import TYPE_CHECKING, TypeVar
 
 from data_tools.command import load_tensorflow
 from data_tools.study.task_records import TaskData
@@ -20,7 +22,8 @@ from tl3d_keras.study.outcome import Outcome
 if TYPE_CHECKING:
     from data_tools.study.cells import Cell
 
-Result = tuple["Cell", Union[Outcome, InputError]]
+Result = tuple["Cell", Outcome | InputError]
+_SECONDS_BETWEEN_LOOKS = 0.5
 _Item = TypeVar("_Item")
 
 
@@ -56,7 +59,7 @@ def run_all(
     with pool:
         try:
             waiting = iter(jobs)
-            running: dict[Future, "Cell"] = {}
+            running: dict[Future, Cell] = {}
             while True:
                 for cell, data in _first(waiting, workers - len(running)):
                     running[pool.submit(_run, cell, data, folder, keep_models)] = cell
@@ -87,11 +90,19 @@ def _start(numbers: SimpleQueue) -> None:
         threads = str(max(1, (os.cpu_count() or 1) // workers))
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
             os.environ.setdefault(name, threads)
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     load_tensorflow()
     import tensorflow as tf
 
     # Every cell is a network of its own, so that TensorFlow warns of tracing anew.
     tf.get_logger().setLevel("ERROR")
+
+
+def _die_with(parent: int) -> None:
+    """Ends this process once its parent is gone, lest it writes where the next study runs."""
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
 
 
 def _run(cell: "Cell", data: TaskData, folder: Path, keep_models: bool) -> Outcome | InputError:
