@@ -14,8 +14,9 @@ This one and the authors' way (float32, 132^3 in, 44^3 out) have valid padding; 
 96^3 with an overlap of 0.25 need same padding. Beside the seconds it prints the arithmetic of the
 layers as they stand for this volume in one tile, over the seconds, as a share of what a matrix
 multiplication of 4096^3 reaches in TensorFlow in the same precision: it can be above 1, for
-convolutions of upsampled features are folded. Then it prints what reading, resampling there and back, and writing add to the
-inference alone, and how long the command takes from start to end with a scan of one small tile.
+convolutions of upsampled features are folded. Then it prints what reading, resampling there and
+back, and writing add to the inference alone, and how long the command takes from start to end with
+a scan of one small tile.
 """
 
 import json

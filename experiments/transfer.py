@@ -5,7 +5,10 @@
 
 `scratch` draws the weights of the base's architecture, `transfer` copies them and trains all from
 the start, `finetune` first trains the head (and what `--freeze` leaves) for `--head_steps`, then
-everything at a tenth of the rate.
+everything at `--fine_rate` of the rate. `--stages` names other stages by what each trains, for how
+many steps and at which rate:
+
+    --stages=head:300@1e-3,decoder+head:600@5e-4,all@1e-4
 """
 
 from absl import flags
@@ -31,7 +34,8 @@ _HEAD = flags.DEFINE_enum(
 _FREEZE = flags.DEFINE_list(
     "freeze",
     [],
-    "Layer name patterns such as encoder_*,decoder_2_*; finetune's default is both.",
+    "Layers such as encoder, decoder_2, *_conv_0 or encoder_0:encoder_2; finetune's default is the "
+    "whole trunk.",
     flag_values=FLAGS,
 )
 _HEAD_STEPS = flags.DEFINE_integer(
@@ -39,6 +43,20 @@ _HEAD_STEPS = flags.DEFINE_integer(
     None,
     "Steps of finetune's first stage; default a quarter.",
     lower_bound=0,
+    flag_values=FLAGS,
+)
+_FINE_RATE = flags.DEFINE_float(
+    "fine_rate",
+    0.1,
+    "What the learning rate is multiplied with in finetune's second stage.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+_STAGES = flags.DEFINE_list(
+    "stages",
+    [],
+    "LAYERS:STEPS@RATE,... in place of the mode's stages: only LAYERS (as for --freeze, several "
+    "joined by +, or all) are trained; the last may leave out its steps, each its rate.",
     flag_values=FLAGS,
 )
 
@@ -51,6 +69,8 @@ def main() -> None:
         "head": _HEAD.value,
         "freeze": tuple(_FREEZE.value),
         "head_steps": _HEAD_STEPS.value,
+        "fine_rate": _FINE_RATE.value,
+        "stages": tuple(_STAGES.value),
     }
     watching = training_flags.watching(FLAGS)
     load_tensorflow()

@@ -1,4 +1,4 @@
-"""Transfer: heads by name, channels, freezing by pattern."""
+"""Transfer: heads by name, channels."""
 
 import helpers
 import numpy as np
@@ -55,34 +55,3 @@ def test_equal_new_channels_give_the_bases_response(base, channels):
     image = tf.random.stateless_normal((1, 8, 8, 8, 1), (0, 1))
     np.testing.assert_allclose(network(tf.repeat(image, channels, -1)), base(image), atol=1e-5)
     assert origins["encoder_0_conv_0"] == f"1 -> {channels} channels by their mean"
-
-
-def test_freezing_by_pattern(base):
-    frozen = transfer.freeze(base, ["encoder_*", "decoder_0_conv_1"])
-    assert frozen == [
-        "encoder_0_conv_0",
-        "encoder_0_conv_1",
-        "encoder_1_conv_0",
-        "encoder_1_conv_1",
-        "decoder_0_conv_1",
-    ]
-    assert {w.name.split("/")[-1].split(":")[0] for w in base.trainable_weights} == {
-        "kernel",
-        "bias",
-    }
-    assert len(base.trainable_weights) == 4
-    rows = transfer.layer_table(base, {"head": "new"}, frozen)
-    assert [row.layer for row in rows if not row.frozen] == ["decoder_0_conv_0", "head"]
-    assert sum(row.parameters for row in rows) == base.count_params()
-    assert transfer.freeze(base, []) == []
-    assert len(base.trainable_weights) == 14
-
-
-def test_a_pattern_that_matches_nothing_lists_the_names(base):
-    with pytest.raises(
-        InputError,
-        match=r"found 'encodr_\*'; the layers are encoder_0_conv_0, "
-        r"encoder_0_conv_1, .*, head",
-    ):
-        transfer.freeze(base, ["head", "encodr_*"])
-    assert len(base.trainable_weights) == 14

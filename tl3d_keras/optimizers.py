@@ -55,7 +55,7 @@ def check(plan: OptimizerPlan, stages: Sequence[int]) -> None:
         raise InputError(
             f"--schedule: expected one of {', '.join(SCHEDULES)}, found {plan.schedule!r}"
         )
-    for steps in filter(None, stages):
+    for steps in stages:
         if not 0 <= plan.warmup_steps < steps:
             raise InputError(
                 f"--warmup_steps: expected fewer than the {steps} steps of a stage, "

@@ -26,6 +26,7 @@ from tl3d_keras import (
     training,
     transfer,
     validation_pictures,
+    volume_ranges,
 )
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.artifact import Artifact, ModelInfo
@@ -33,10 +34,12 @@ from tl3d_keras.callbacks import Progress, Watching
 from tl3d_keras.errors import InputError, WorkerLost
 from tl3d_keras.guards import Diverged
 from tl3d_keras.inference import Segmenter
+from tl3d_keras.layers_by_name import match_rates
 from tl3d_keras.manifest import CaseEntry, Manifest
 from tl3d_keras.metrics import DiceSums
 from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.run_settings import RunSettings
+from tl3d_keras.stages import Stage, frozen_layers
 
 _LOST_WORKER = (
     tf.errors.AbortedError,
@@ -139,11 +142,14 @@ def _train(
     precision = devices.choose_precision(settings.precision)
     with strategy.scope():
         network, origins = run_parts.make_network(settings, manifest, base, precision)
-        frozen = transfer.freeze(network, stages[0].frozen)
-    transfer.match_rates(network, settings.layer_rates)
-    table = transfer.layer_table(network, origins, frozen)
+    # Before anything is trained, so that no wrong name ends a run halfway.
+    frozen = [frozen_layers(network, stage) for stage in stages]
+    match_rates(network, settings.layer_rates)
+    table = transfer.layer_table(network, origins, frozen[0])
     if base:
         _say_table(table, say)
+        for stage, names in zip(stages, frozen, strict=True):
+            _say_stage(stage, names, table, say)
     normalisation = run_parts.choose_intensity(settings, manifest, base)
     patches = run_parts.patch_settings(settings, manifest, network, base, normalisation)
     say(
@@ -266,10 +272,13 @@ def _provenance(
         "data": manifest.fingerprint,
         "training_cases": len(train_cases),
         "annotated_fraction": round(annotated / voxels, 4),
+        volume_ranges.PROVENANCE_KEY: volume_ranges.measure(
+            manifest.structures, train_cases, manifest.spacing
+        ),
         "settings": asdict(settings),
         "tl3d_keras": __version__,
         "tensorflow": tf.__version__,
-        "command": " ".join(sys.argv),
+        "command": run_report.command_line(sys.argv),
     }
 
 
@@ -281,3 +290,17 @@ def _say_table(table: Sequence[transfer.LayerRow], say: Callable[[str], None]) -
             f"{row.layer:{width}}  {row.parameters:10,}  {row.origin}"
             f"{', frozen' if row.frozen else ''}"
         )
+
+
+def _say_stage(
+    stage: Stage,
+    frozen: Sequence[str],
+    table: Sequence[transfer.LayerRow],
+    say: Callable[[str], None],
+) -> None:
+    parameters = sum(row.parameters for row in table)
+    trained = sum(row.parameters for row in table if row.layer not in frozen)
+    say(
+        f"stage {stage.name}: {stage.steps} steps at {stage.learning_rate:.3g}, trains "
+        f"{trained:,} of {parameters:,} parameters"
+    )

@@ -1,7 +1,6 @@
-"""From a base model to a new task: a head by structure name, input channels, freezing by name."""
+"""From a base model to a new task: a head by structure name, and input channels."""
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import numpy as np
@@ -99,52 +98,6 @@ def _fill_head(base: UNet3D, network: UNet3D, structures: Sequence[str], head: s
     if len(shared) == len(new_classes):
         return "copied"
     return f"copied {len(shared)} of {len(new_classes)}" if shared else "new"
-
-
-def freeze(network: tf.keras.Model, patterns: Sequence[str]) -> list[str]:
-    """Freezes the layers whose names match any pattern, and unfreezes all others.
-
-    Args:
-        network: whose layers are set; compile it afterwards.
-        patterns: as in a shell: `encoder_*`, `*_conv_0`, `decoder_[01]_*`.
-
-    Returns:
-        The names of the frozen layers.
-
-    Raises:
-        InputError: a pattern matches no layer with weights; the message lists their names.
-    """
-    names = _matchable_layers(network, patterns)
-    frozen = [name for name in names if any(fnmatchcase(name, p) for p in patterns)]
-    for name in names:
-        network.get_layer(name).trainable = name not in frozen
-    return frozen
-
-
-def match_rates(network: tf.keras.Model, rates: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """Multipliers by layer name from those by pattern; the last pattern that matches counts.
-
-    Args:
-        network: whose layers are meant.
-        rates: pairs of a pattern, as for `freeze`, and a number.
-
-    Raises:
-        InputError: a pattern matches no layer with weights; the message lists their names.
-    """
-    names = _matchable_layers(network, [pattern for pattern, _ in rates])
-    return {name: rate for pattern, rate in rates for name in names if fnmatchcase(name, pattern)}
-
-
-def _matchable_layers(network: tf.keras.Model, patterns: Sequence[str]) -> list[str]:
-    """The names of the layers with weights; raises InputError for a pattern that matches none."""
-    names = [layer.name for layer in network.layers if layer.weights]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise InputError(
-                f"expected a pattern that matches a layer, found {pattern!r}; the "
-                f"layers are {', '.join(names)}"
-            )
-    return names
 
 
 def layer_table(
