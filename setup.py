@@ -18,6 +18,8 @@ COMMANDS = {
     "tl3d-evaluate": "experiments.evaluate",
     "tl3d-export": "experiments.export",
     "tl3d-report": "experiments.report",
+    "tl3d-client": "experiments.client",
+    "tl3d-serve": "experiments.serve",
 }
 
 setup(
@@ -40,6 +42,7 @@ setup(
         "google-crc32c",
         "pydantic>=2.6",
         "matplotlib",
+        "pillow",
         "tqdm",
     ],
     extras_require={
@@ -52,7 +55,17 @@ setup(
         "cluster": ["tf-keras", "apache-beam"],
         "serving": ["tensorflow-serving-api"],
         "dicom": ["pydicom"],
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "pydicom", "highdicom"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "pydicom",
+            "highdicom",
+            "tensorflow-serving-api",
+            "pyyaml",
+        ],
     },
     entry_points={
         "console_scripts": [f"{name} = {module}:cli" for name, module in COMMANDS.items()]

@@ -250,6 +250,8 @@ def segment(volume: Volume, segmenter: Segmenter, spacing: Sequence[float]) -> V
     Returns:
         uint8 labels [Z, Y, X, 1] on exactly the grid of `volume`.
     """
-    seen = resampling.to_grid(volume, spacing)
+    # Between whole numbers too, which an image of integers would lose.
+    image = volume.with_array(volume.array.astype(np.float32, copy=False))
+    seen = resampling.to_grid(image, spacing)
     labels = segmenter.labels(seen.array)
     return resampling.labels_onto(seen.with_array(labels[..., np.newaxis]), volume)

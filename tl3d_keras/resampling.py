@@ -13,6 +13,9 @@ ORIENTATION = "LPS"
 
 _ALIGNED = 1e-3
 
+# Voxels that a place between two labels lies nearer to the upper, so that no rounding decides.
+TIE = 1e-4
+
 
 def to_grid(volume: Volume, spacing: Sequence[float]) -> Volume:
     """Brings an image to the grid that networks see, with one interpolation at most.
@@ -108,9 +111,12 @@ def resample_labels(volume: Volume, spacing: Sequence[float]) -> Volume:
 def labels_onto(labels: Volume, reference: Volume) -> Volume:
     """Brings a segmentation back onto the grid of `reference`, by nearest neighbour.
 
-    Voxels of the reference beyond the outermost label take the nearest label.
+    Voxels of the reference beyond the outermost label take the nearest label, those half-way
+    between two labels that of the higher index.
     """
+    affine, origin = _affine(labels)
     image = to_sitk(labels)
+    image.SetOrigin((origin - TIE * affine.sum(axis=1)).tolist())
     target = to_sitk(reference.with_array(np.zeros((*reference.shape, 1), np.uint8)))
     extrapolate = sitk.ResampleImageFilter()
     extrapolate.SetReferenceImage(target)

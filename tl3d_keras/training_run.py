@@ -26,6 +26,7 @@ from tl3d_keras import (
     training,
     transfer,
     validation_pictures,
+    volume_ranges,
 )
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.artifact import Artifact, ModelInfo
@@ -274,6 +275,9 @@ def _provenance(
         "data": manifest.fingerprint,
         "training_cases": len(train_cases),
         "annotated_fraction": round(annotated / voxels, 4),
+        volume_ranges.PROVENANCE_KEY: volume_ranges.measure(
+            manifest.structures, train_cases, manifest.spacing
+        ),
         "settings": asdict(settings),
         "tl3d_keras": __version__,
         "tensorflow": tf.__version__,
