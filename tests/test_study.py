@@ -6,13 +6,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 
 from data_tools.study import cells, driver, study_file, task_dataset, task_records, workers
 from data_tools.study.driver import StudyOptions
 from experiments import size_study
-from tests import helpers
 from tl3d_keras import artifact, stored_case
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.annotation import IGNORE
