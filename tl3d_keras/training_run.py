@@ -58,6 +58,7 @@ def run(
     say: Callable[[str], None] = lambda _: None,
     profile: tuple[int, int] | None = None,
     histograms: bool = False,
+    report: bool = True,
 ) -> Path:
     """Trains, or goes on with, the run in `output_dir`.
 
@@ -68,6 +69,7 @@ def run(
         say: is given lines for the user.
         profile: see `callbacks.Watching`.
         histograms: likewise.
+        report: whether `report.html` is written.
 
     Returns:
         The folder of the model's version.
@@ -112,7 +114,8 @@ def run(
             )
         if follows:
             return Path(output_dir) / "model"
-        run_report.write(folder.path)
+        if report:
+            run_report.write(folder.path)
         return artifact.latest(Path(output_dir) / "model")
     finally:
         watching.progress.close()
