@@ -22,7 +22,6 @@ from tl3d_keras.stored_case import StoredCase
 from tl3d_keras.study import outcome
 from tl3d_keras.study.outcome import Outcome
 
-
 # Checkpoints cost as much as several steps, and a killed cell loses no more than these.
 _STEPS_PER_CHECKPOINT = 500
 
@@ -40,7 +39,6 @@ def run_cell(cell: Cell, data: TaskData, folder: Path, keep_models: bool) -> Out
         InputError: settings that do not fit the records or the base, or a run that diverged.
     """
     started = time.monotonic()
-    # Keras keeps what it has ever traced.
     tf.keras.backend.clear_session()
     place = folder / cell.key.folder
     records_dir, run_dir = place / "records", place / "run"
@@ -48,7 +46,7 @@ def run_cell(cell: Cell, data: TaskData, folder: Path, keep_models: bool) -> Out
     values = {"steps_per_epoch": _STEPS_PER_CHECKPOINT, **cell.settings}
     settings = run_settings({**values, "records_dir": str(records_dir)}, str(cell.key))
     _drop_other_run(run_dir, settings)
-    model = training_run.run(settings, run_dir)
+    model = training_run.run(settings, run_dir, report=False)
     scores = _score(model, settings, data, cell.scores == "all")
     found = Outcome(cell.key, scores, _curve(run_dir), time.monotonic() - started)
     _remove_parts(place, keep_models)

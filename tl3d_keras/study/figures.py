@@ -70,7 +70,7 @@ def _draw(
         key = point.group.mode, point.group.base, point.group.slices if by_slices else None
         lines.setdefault(key, []).append(point)
     for (mode, base, slices), unsorted in lines.items():
-        colour = _BASELINE_COLOUR
+        colour: Any = _BASELINE_COLOUR
         if mode != findings.baseline:
             colour = colours[modes.index(mode) % len(colours)]
         name = mode if len(bases) < 2 or base is None else f"{mode}, {base}"
