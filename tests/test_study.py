@@ -353,7 +353,7 @@ def test_a_failing_cell_leaves_the_others_alone(make_study, place, tmp_path, mon
 def test_worker_processes_run_cells(make_study, place, data, tmp_path):
     study = study_file.load(make_study())
     scratch = grid(study, place, data)[0][0]
-    wrong = replace(scratch, key=replace(scratch.key, seed=1), cases=())
+    wrong = replace(scratch, key=replace(scratch.key, seed=1), cases=("nobody",))
     good, bad = workers.run_all([(scratch, data), (wrong, data)], tmp_path, True, 1)
     assert good[0] == scratch and good[1].mean_dice is not None
     assert bad[0] == wrong and isinstance(bad[1], InputError)
