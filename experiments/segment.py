@@ -15,8 +15,11 @@ from absl import flags
 
 from data_tools import scan_jobs
 from data_tools.command import USER_ERROR, load_tensorflow, run
+from data_tools.scan_jobs import Job
+from data_tools.scan_pipeline import Segmented, segment_all
 from tl3d_keras import html_page, volume_io
 from tl3d_keras.errors import InputError
+from tl3d_keras.volumes import Volume
 
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string("model", None, "Model folder.", required=True, flag_values=FLAGS)
@@ -46,7 +49,7 @@ _CHANNEL = flags.DEFINE_integer(
 _MEMORY_GIB = flags.DEFINE_float(
     "memory_gib",
     None,
-    "Limit for a tile's memory; default 60 % of what is free.",
+    "Limit for the memory of the process; default what it has and 60 % of what is free.",
     lower_bound=0.01,
     flag_values=FLAGS,
 )
@@ -55,6 +58,25 @@ _PRECISION = flags.DEFINE_enum(
     "auto",
     ["auto", "float32", "mixed_bfloat16", "mixed_float16"],
     "auto: the fastest that the GPU or processor computes in.",
+    flag_values=FLAGS,
+)
+_SKIP_AIR = flags.DEFINE_bool(
+    "skip_air",
+    False,
+    "Leave out tiles that see nothing but air, whose labels are computed once.",
+    flag_values=FLAGS,
+)
+_OVERLAP = flags.DEFINE_float(
+    "overlap",
+    None,
+    "Blend tiles of the training's patch size that share this part of each axis, such as 0.5; for "
+    "networks with same padding or normalization layers.",
+    flag_values=FLAGS,
+)
+_MIRROR_AXES = flags.DEFINE_list(
+    "mirror_axes",
+    [],
+    "Average over mirrors along these of z,y,x; each doubles the time.",
     flag_values=FLAGS,
 )
 _REPORT = flags.DEFINE_string(
@@ -84,13 +106,22 @@ def main() -> None:
         html_page.check_path(_REPORT.value)
     elif _REFERENCE.value:
         raise InputError("--reference: expected --report=FILE.html with it, found none")
+    unknown = set(_MIRROR_AXES.value) - set("zyx")
+    if unknown:
+        raise InputError(f"--mirror_axes: expected axes of z,y,x, found {min(unknown)!r}")
     load_tensorflow()
     from tl3d_keras import artifact, devices, inference, scan_check
 
     model = artifact.load(_MODEL.value, dtype=devices.choose_precision(_PRECISION.value))
     memory = _MEMORY_GIB.value * 2**30 if _MEMORY_GIB.value else None
     segmenter = inference.Segmenter(
-        model.network, model.info.intensity, memory, model.info.patch_size
+        model.network,
+        model.info.intensity,
+        memory,
+        model.info.patch_size,
+        _OVERLAP.value,
+        sorted({"zyx".index(axis) for axis in _MIRROR_AXES.value}),
+        _SKIP_AIR.value,
     )
     channels = len(model.info.channels)
     is_folder = jobs[0].output != Path(_OUTPUT.value)
@@ -108,24 +139,29 @@ def main() -> None:
         )
     if skipped:
         print(f"warning: {scan_jobs.skipped_line(skipped)}", file=sys.stderr)
+
+    def read(job: Job) -> Volume:
+        return volume_io.read_channels(job.files, channels, _SERIES.value, _CHANNEL.value)
+
+    def segment(job: Job, volume: Volume) -> Segmented:
+        doubts = scan_check.check(volume, model.info, job.files[0], _ANY_MODALITY.value)
+        for doubt in doubts:
+            print(f"warning: {doubt}", file=sys.stderr)
+        return Segmented(volume, inference.segment(volume, segmenter, model.info.spacing), doubts)
+
     failed = 0
-    for job in jobs:
-        try:
-            volume = volume_io.read_channels(job.files, channels, _SERIES.value, _CHANNEL.value)
-            doubts = scan_check.check(volume, model.info, job.files[0], _ANY_MODALITY.value)
-            for doubt in doubts:
-                print(f"warning: {doubt}", file=sys.stderr)
-            labels = inference.segment(volume, segmenter, model.info.spacing)
-            volume_io.write(job.output, labels)
-            print(f"{job.files[0]} -> {job.output}", flush=True)
-            if report:
-                report.add(job, volume, labels, doubts)
-        except InputError as error:
+    # Several scans at a time would take more than one may.
+    for job, found in segment_all(jobs, read, segment, overlapped=memory is None):
+        if isinstance(found, InputError):
             # The others of a folder do not suffer for one.
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {found}", file=sys.stderr)
             failed += 1
             if report:
-                report.add_failure(job, error)
+                report.add_failure(job, found)
+            continue
+        print(f"{job.files[0]} -> {job.output}", flush=True)
+        if report:
+            report.add(job, *found)
     if report:
         print(f"report: {report.write()}")
     if is_folder:

@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from tl3d_keras import inference, tile_cost, tiling
 from tl3d_keras.errors import InputError
-from tl3d_keras.forward import fast_logits
 from tl3d_keras.inference import Segmenter
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.unet3d import Geometry, UNet3D
@@ -44,19 +43,6 @@ def tiles_of(segmenter, steps, monkeypatch):
 
     monkeypatch.setattr(tiling, "plan_tiles", plan)
     return axes
-
-
-@pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("normalization", [None, "instance"])
-def test_fast_logits_are_those_of_the_layers(padding, normalization):
-    network = helpers.network(
-        filters=2, levels=3, padding=padding, normalization=normalization, input_channels=2
-    )
-    size = network.geometry.input_size(4)
-    image = tf.random.stateless_normal((1, size, size + 4, size + 8, 2), (1, 2))
-    expected = network.logits(image)
-    found = tf.function(fast_logits(network), autograph=False)(image)
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_a_segmenter_follows_the_weights():

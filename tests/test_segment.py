@@ -8,6 +8,7 @@ from dicom_files import SHAPE, write_series
 
 from experiments import segment
 from tl3d_keras import artifact, volume_io, volumes
+from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.volumes import Volume
 
@@ -99,3 +100,52 @@ def test_series_of_a_file_is_refused(tmp_path, model, command, capsys):
             series="1",
         )
     assert "expected a folder with --series=1" in capsys.readouterr().err
+
+
+def test_a_folder_is_segmented_in_its_order_with_and_without_overlap(
+    tmp_path, model, command, rng, capsys
+):
+    """Whatever is read ahead, each scan gets its own labels, and one that fails its line."""
+    names = ["a", "b", "c", "d"]
+    for number, name in enumerate(names):
+        image = rng.normal(size=(6, 7, 8 + number, 1)).astype(np.float32) * 300
+        volume_io.write(tmp_path / "scans" / f"{name}.nii.gz", Volume(image, (2.0, 1.0, 1.0)))
+    (tmp_path / "scans" / "b.nii.gz").write_bytes(b"")
+    found = {}
+    for folder, arguments in (("one", {"memory_gib": 64}), ("ahead", {})):
+        with pytest.raises(SystemExit):
+            command(
+                segment,
+                model=model(),
+                input=tmp_path / "scans",
+                output=tmp_path / folder,
+                **arguments,
+            )
+        lines = capsys.readouterr()
+        assert [line.split("/")[-1] for line in lines.out.splitlines()[:3]] == [
+            "a.nii.gz",
+            "c.nii.gz",
+            "d.nii.gz",
+        ]
+        assert "b.nii.gz: expected a medical image" in lines.err
+        found[folder] = [
+            volume_io.read_labels(tmp_path / folder / f"{name}.nii.gz").array for name in "acd"
+        ]
+    for one, ahead in zip(found["one"], found["ahead"], strict=True):
+        np.testing.assert_array_equal(one, ahead)
+
+
+def test_mirrors_air_and_overlap_by_flag(tmp_path, model, command, rng, capsys):
+    image = rng.normal(size=(20, 24, 28, 1)).astype(np.float32) * 300
+    scan = tmp_path / "a.nrrd"
+    volume_io.write(scan, Volume(image, (2.0, 1.0, 1.0)))
+    given = {"model": model(), "input": scan, "output": tmp_path / "b.nrrd"}
+    labels = []
+    for flags in ({}, {"skip_air": True}, {"mirror_axes": "z,x"}, {"overlap": 0.5}):
+        command(segment, **given, **flags)
+        labels.append(volume_io.read_labels(tmp_path / "b.nrrd").array)
+    np.testing.assert_array_equal(labels[0], labels[1])
+    for changed in labels[2:]:
+        assert 0 < (changed != labels[0]).mean() < 0.5
+    with pytest.raises(InputError, match="--mirror_axes: expected axes of z,y,x, found 'w'"):
+        command(segment, **given, mirror_axes="z,w")

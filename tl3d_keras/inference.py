@@ -14,11 +14,11 @@ import tensorflow as tf
 from tl3d_keras import air, memory, resampling, tile_cost, tiling
 from tl3d_keras.blending import Blending
 from tl3d_keras.errors import InputError
-from tl3d_keras.forward import tile_function
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.lazy_image import ArrayImage, GridImage, LazyImage, read_ahead
 from tl3d_keras.mirrors import mirrored_labels
 from tl3d_keras.survey import Survey, survey
+from tl3d_keras.tile_function import tile_function
 from tl3d_keras.tiling import Axes
 from tl3d_keras.unet3d import HEAD, UNet3D
 from tl3d_keras.volumes import Volume
@@ -177,7 +177,7 @@ class Segmenter:
         z, y, x = (max(s.read_size for s in spans) for spans in axes)
         need = tile_cost.of_tile(self._network, (z, y, x), probabilities).bytes
         if need > self._reserved and not tf.config.list_physical_devices("GPU"):
-            tf.raw_ops.Empty(shape=[need], dtype=tf.uint8, init=False)
+            tf.raw_ops.Empty(shape=[-(-need >> 20), 1 << 20], dtype=tf.uint8, init=False)
             self._reserved = need
 
 

@@ -1,6 +1,7 @@
 """What a tile costs: the bytes that it takes and the seconds, by the network's geometry.
 
-The bytes follow `forward` step by step. The constants are those of `benchmarks/segment_memory.py`.
+The bytes follow the layers of `UNet3D` in the order in which TensorFlow runs them. The constants
+are fitted to what `benchmarks/segment_memory.py` measures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ _PER_NORMALISED = 10
 # One probability: its softmax and the sum over mirrored tiles in float32.
 _PER_PROBABILITY = 12
 # What an allocator and the convolutions' own buffers add.
-_OVERHEAD = 1.1
+_OVERHEAD = 1.25
 _FIXED = 32 << 20
 
 # On a core of a server processor of 2024; only their ratios choose tiles.
@@ -127,7 +128,7 @@ class _Walk:
         self.largest = 0
 
     def down(self) -> None:
-        """The encoder, and the share of each skip connection in the decoder's sums."""
+        """The encoder; of a skip connection its share in the decoder's first sum waits."""
         network = self._network
         for level in range(network.levels):
             for i in (0, 1):
@@ -135,14 +136,10 @@ class _Walk:
             if level == network.levels - 1:
                 return
             width, fine = self._channels, prod(self._size)
-            pooled = width * fine // 8
-            below = 2 ** (network.levels - 1 - level)
-            crop = 2 * (6 * below - 8) if self._lost else 0
+            crop = 2 * (6 * 2 ** (network.levels - 1 - level) - 8) if self._lost else 0
             cropped = [n - crop for n in self._size]
-            if self._lost:
-                self._note(width * fine, pooled, width * prod(cropped))
+            self._note(width * fine, width * fine // 8, width * prod(cropped) if crop else 0)
             share = width * prod(n - self._lost for n in cropped)
-            self._note(pooled, width * prod(cropped), share)
             self.flops += 54 * width * share
             self._skips.append(width)
             self._held += self._item * share
@@ -156,8 +153,9 @@ class _Walk:
             fine = prod(n - self._lost for n in self._size)
             taps = 8 if self._folded else 27
             self.flops += 2 * taps * channels * width * fine
-            self._note(channels * coarse, width * fine)
-            self._note(width * fine, width * fine)
+            doubled = width * prod(self._size)
+            self._note(channels * coarse, doubled)
+            self._note(doubled, width * fine if self._lost else 0)
             self._held -= self._item * width * fine
             self._size = [n - self._lost for n in self._size]
             self._channels = width
