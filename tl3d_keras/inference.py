@@ -57,7 +57,7 @@ class Segmenter:
     ) -> None:
         self._geometry = network.geometry
         precision = _PRECISIONS[tf.as_dtype(network.get_layer(HEAD).compute_dtype).name]
-        self._network = tile_cost.Network.of(network.get_config(), precision)
+        self._network = tile_cost.Network.of(network.get_config(), precision, bool(mirror_axes))
         self._intensity = intensity
         self._patch_size = patch_size
         self._overlap = overlap
@@ -108,7 +108,7 @@ class Segmenter:
             held: bytes that the process holds beside a tile, more than before the first volume.
             probabilities: whether these are wanted.
         """
-        if self._network.normalised and self._patch_size:
+        if self._network.normalization and self._patch_size:
             z, y, x = (
                 tiling.plan_patches(n, self._geometry, patch)
                 for n, patch in zip(shape, self._patch_size, strict=True)
@@ -128,7 +128,7 @@ class Segmenter:
         held = result.nbytes + image.nbytes
         axes = self.plan(image.shape, held, probabilities)
         tiles = tiling.tiles(axes)
-        if self._skip_air and self._network.normalised:
+        if self._skip_air and self._network.normalization:
             compute = air.Air(image, seen, self._intensity, self._geometry).computed_once(compute)
         elif self._skip_air:
             found = air.plan_without_air(
@@ -177,7 +177,7 @@ class Segmenter:
         z, y, x = (max(s.read_size for s in spans) for spans in axes)
         need = tile_cost.of_tile(self._network, (z, y, x), probabilities).bytes
         if need > self._reserved and not tf.config.list_physical_devices("GPU"):
-            tf.raw_ops.Empty(shape=[-(-need >> 20), 1 << 20], dtype=tf.uint8, init=False)
+            tf.raw_ops.Empty(shape=[2 * need >> 20, 1 << 20], dtype=tf.uint8, init=False)
             self._reserved = need
 
 
@@ -204,7 +204,7 @@ def _with(function: Callable[..., Any], seen: Survey) -> Callable[[np.ndarray], 
 def _check_overlap(overlap: float | None, network: tile_cost.Network) -> None:
     if overlap is None:
         return
-    if not network.normalised and network.padding == "valid":
+    if not network.normalization and network.padding == "valid":
         raise InputError(
             "expected no --overlap for a network with valid padding, whose tiles are exact without"
         )

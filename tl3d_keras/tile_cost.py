@@ -9,16 +9,20 @@ from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
-_BYTES = {"float32": 4, "mixed_bfloat16": 2, "mixed_float16": 2}
+_BYTES = {"float32": 4, "mixed_bfloat16": 2, "mixed_float16": 10}
+# What the allocator and the convolutions' own buffers add; processors convert float16 back and
+# forth, which is in its bytes.
+_OVERHEAD = {"float32": 1.3, "mixed_bfloat16": 1.2, "mixed_float16": 1.1}
+# Compiling, once.
+_FIXED = 64 << 20
 # A tile's raw image, the next one's, and its way to what the first convolution reads.
-_PER_INPUT = 16
-# Copies in float32 that normalisation layers make of what they get, in the bytes of a number.
-_PER_NORMALISED = 10
-# One probability: its softmax and the sum over mirrored tiles in float32.
-_PER_PROBABILITY = 12
-# What an allocator and the convolutions' own buffers add.
-_OVERHEAD = 1.25
-_FIXED = 32 << 20
+_PER_INPUT = 10
+# Convolutions work in blocks of so many channels and copy an output that is none.
+_BLOCK = 16
+# Of each number that is normalised, in float32 and in half precision.
+_PER_NORMALISED = {None: (0, 0), "group": (3, 8), "instance": (8, 2)}
+# A probability, and what averaging over mirrors holds beside it.
+_PER_PROBABILITY, _PER_MIRRORED = 9, 16
 
 # On a core of a server processor of 2024; only their ratios choose tiles.
 _FLOPS_PER_SECOND = {"float32": 2e11, "mixed_bfloat16": 4e11, "mixed_float16": 2e11}
@@ -38,8 +42,9 @@ class Network(NamedTuple):
         filters: of the first convolution.
         classes: K + 1.
         channels: C.
-        normalised: whether it has normalisation layers.
+        normalization: None, "group" or "instance".
         precision: a Keras policy.
+        mirrored: whether probabilities are averaged over mirrors.
     """
 
     levels: int
@@ -47,11 +52,12 @@ class Network(NamedTuple):
     filters: int
     classes: int
     channels: int
-    normalised: bool
+    normalization: str | None
     precision: str
+    mirrored: bool = False
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], precision: str) -> "Network":
+    def of(cls, config: Mapping[str, Any], precision: str, mirrored: bool = False) -> "Network":
         """From `UNet3D.get_config()`."""
         return cls(
             config["levels"],
@@ -59,8 +65,9 @@ class Network(NamedTuple):
             config["filters"],
             config["num_classes"],
             config["input_channels"],
-            config["normalization"] is not None,
+            config["normalization"],
             precision,
+            mirrored,
         )
 
 
@@ -100,7 +107,12 @@ def of_tile(network: Network, size: tuple[int, int, int], probabilities: bool = 
         + item * walk.moved / _MOVED_PER_SECOND
         + _SECONDS_PER_TILE
     )
-    return Cost(int(_OVERHEAD * (walk.peak + size_in) + _FIXED), walk.flops, seconds, walk.largest)
+    return Cost(
+        int(_OVERHEAD[network.precision] * (walk.peak + size_in) + _FIXED),
+        walk.flops,
+        seconds,
+        walk.largest,
+    )
 
 
 def nominal_flops(network: Network, size: Sequence[int]) -> float:
@@ -167,8 +179,12 @@ class _Walk:
         voxels, classes = prod(self._size), self._network.classes
         self.flops += 2 * self._channels * classes * voxels
         self._note(self._channels * voxels, classes * voxels)
-        extra = _PER_PROBABILITY * classes if probabilities else 5
-        self._note(classes * voxels, extra=extra * voxels)
+        self._note(_blocked(classes) * voxels)
+        each = _PER_PROBABILITY if probabilities else 0
+        if self._network.mirrored:
+            each = _PER_MIRRORED
+        # Labels are 32 bits long before they are 8.
+        self._note(classes * voxels, extra=(each * classes + 5) * voxels)
 
     def _convolve(self, width: int) -> None:
         before = self._channels * prod(self._size)
@@ -176,15 +192,21 @@ class _Walk:
         after = width * prod(self._size)
         self.flops += 54 * self._channels * after
         self._note(before, after)
+        self._note(after, _blocked(width) * prod(self._size))
         self._channels = width
         self._normalise(after)
 
     def _normalise(self, numbers: int) -> None:
-        if self._network.normalised:
-            self._note(numbers, extra=_PER_NORMALISED * numbers)
+        extra = _PER_NORMALISED[self._network.normalization][self._network.precision != "float32"]
+        self._note(numbers, extra=extra * numbers)
 
     def _note(self, *numbers: int, extra: float = 0) -> None:
         """Tensors that are in memory at once, beside the shares that wait."""
         self.peak = max(self.peak, self._held + self._item * sum(numbers) + extra)
         self.moved += sum(numbers)
         self.largest = max(self.largest, *numbers)
+
+
+def _blocked(width: int) -> int:
+    """Channels of the copy of a convolution's output; 0 where none is made."""
+    return -(-width // _BLOCK) * _BLOCK if width % _BLOCK else 0
