@@ -4,8 +4,8 @@
 
 segments in a process of its own for each line: first all in one tile, for the model, which is to
 say no less than the peak and at most 25 % more; then within a limit, which the process is to keep.
-Some two minutes on two cores. With --long it segments 512 x 512 x 1500 voxels at 4 and at 24 GiB,
-by a tiny network, and takes some minutes more.
+Some two minutes on two cores. With --long=4,24 it segments 1500 x 512 x 512 voxels within so many
+GiB for the whole process, by a small network, and takes some minutes more.
 """
 
 import json
@@ -21,7 +21,9 @@ from data_tools.command import load_tensorflow, run
 
 FLAGS = flags.FlagValues()
 _ONE = flags.DEFINE_string("one", None, "A single line, as JSON.", flag_values=FLAGS)
-_LONG = flags.DEFINE_bool("long", False, "Segment a long scan instead.", flag_values=FLAGS)
+_LONG = flags.DEFINE_list(
+    "long", [], "Segment a long scan instead, within these GiB.", flag_values=FLAGS
+)
 
 # Padding, levels, filters, shape, classes, precision, normalization, probabilities; GiB beside what
 # the process holds before, less than one tile needs, for those that are computed in several, too.
@@ -50,8 +52,8 @@ def main() -> None:
         print(json.dumps(_peak(*json.loads(_ONE.value))))
         return
     if _LONG.value:
-        for gib in (4, 24):
-            _print_limited((*_TINY, gib), whole_process=True)
+        for gib in _LONG.value:
+            _print_limited((*_TINY, float(gib)), whole_process=True)
         return
     for line in _LINES:
         found = _run(line[:-1], None)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 _BYTES = {"float32": 4, "mixed_bfloat16": 2, "mixed_float16": 10}
 # What the allocator and the convolutions' own buffers add; processors convert float16 back and
 # forth, which is in its bytes.
-_OVERHEAD = {"float32": 1.3, "mixed_bfloat16": 1.2, "mixed_float16": 1.1}
+_OVERHEAD = {"float32": 1.35, "mixed_bfloat16": 1.2, "mixed_float16": 1.1}
 # Compiling, once.
 _FIXED = 64 << 20
 # A tile's raw image, the next one's, and its way to what the first convolution reads.
@@ -20,7 +20,7 @@ _PER_INPUT = 10
 # Convolutions work in blocks of so many channels and copy an output that is none.
 _BLOCK = 16
 # Of each number that is normalised, in float32 and in half precision.
-_PER_NORMALISED = {None: (0, 0), "group": (3, 8), "instance": (8, 2)}
+_PER_NORMALISED = {None: (0, 0), "group": (3, 8), "instance": (8, 3)}
 # A probability, and what averaging over mirrors holds beside it.
 _PER_PROBABILITY, _PER_MIRRORED = 9, 16
 
