@@ -482,7 +482,7 @@ def test_cases_are_split(records, changes, train, validation):
             {"layer_rates": (("haed", 2.0),)},
             "expected a pattern that matches a layer, found 'haed'",
         ),
-        ({"augmentation": "heavy"}, "expected an augmentation of none, light, full, found 'heavy'"),
+        ({"augmentation": "heavy"}, "expected an augmentation of none, .* found 'heavy'"),
         ({"records_dir": "nowhere"}, "nowhere/manifest.json: cannot read"),
     ],
 )
