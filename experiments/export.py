@@ -3,8 +3,11 @@
     python -m experiments.export --model=RUN/model --output_dir=/models/liver
 
 writes /models/liver/<version>/, one above the highest version there, and checks that TensorFlow
-alone loads it and gives the probabilities that Keras gives.
+alone loads it and gives the probabilities that Keras gives. `--format=published_h5` writes
+unet3d.h5, which the code of the authors of arXiv 2311.05032 loads.
 """
+
+from pathlib import Path
 
 from absl import flags
 
@@ -20,16 +23,25 @@ _OUTPUT_DIR = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _FORMAT = flags.DEFINE_enum(
-    "format", "saved_model", ["saved_model"], "What to write.", flag_values=FLAGS
+    "format",
+    "saved_model",
+    ["saved_model", "published_h5"],
+    "saved_model, or the .h5 layout of the authors of arXiv 2311.05032.",
+    flag_values=FLAGS,
 )
 
 
 def main() -> None:
     """Reads the flags and exports."""
     load_tensorflow()
-    from tl3d_keras import artifact
+    from tl3d_keras import artifact, published
 
     model = artifact.load(_MODEL.value)
+    if _FORMAT.value == "published_h5":
+        file = Path(_OUTPUT_DIR.value) / "unet3d.h5"
+        published.save(model.network, model.info.intensity, file)
+        print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
+        return
     target = artifact.save(model.network, model.info, _OUTPUT_DIR.value)
     largest = artifact.check_served(target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

@@ -14,6 +14,7 @@ _PUBLIC = {
     "inspect": "artifact",
     "freeze": "transfer",
     "transfer_model": "transfer",
+    "import_keras_model": "keras_import",
     "segment": "inference",
     "IGNORE": "annotation",
     "InputError": "errors",

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tl3d_keras import __version__, json_file
+from tl3d_keras import __version__, json_file, shipped
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.unet3d import UNet3D, named_weights
@@ -98,7 +98,8 @@ def load(path: str | os.PathLike, dtype: Any = None) -> Artifact:
     """Rebuilds the Keras model of an artifact.
 
     Args:
-        path: a version's folder, or a model's, of which the highest version is taken.
+        path: a version's folder, or a model's, of which the highest version is taken; or the name
+            of a base model that ships.
         dtype: a Keras dtype or mixed-precision policy; the weights stay float32.
 
     Raises:
@@ -150,7 +151,7 @@ def check_served(path: str | os.PathLike) -> float:
 
 def latest(path: str | os.PathLike) -> Path:
     """The folder of a model's highest version; a version's folder stays as it is."""
-    path = Path(path)
+    path = shipped.resolve(path)
     if (path / CONFIG_FILE).is_file():
         return path
     versions = _versions(path)
@@ -160,6 +161,8 @@ def latest(path: str | os.PathLike) -> Path:
             if (path / "saved_model.pb").is_file()
             else "no version of a model"
         )
+        if not path.exists():
+            what += f"; the base models that ship are {', '.join(shipped.names()) or 'none'}"
         raise InputError(f"{path}: expected a model folder with {CONFIG_FILE}, found {what}")
     return path / str(max(versions))
 
