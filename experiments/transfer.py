@@ -5,8 +5,9 @@
 
 `scratch` draws the weights of the base's architecture, `transfer` copies them and trains all from
 the start, `finetune` first trains the head (and what `--freeze` leaves) for `--head_steps`, then
-everything at a tenth of the rate. `--filters`, `--levels`, `--padding` and `--normalization` are the
-base's where they are not given; else the layers that fit are copied, and a table names the others.
+everything at a tenth of the rate. `--filters`, `--levels`, `--padding` and `--normalization` are
+the base's where they are not given; else the layers that fit are copied, and a table names the
+others.
 """
 
 from typing import Any

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 from tl3d_keras.errors import InputError
 
@@ -65,7 +67,7 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         tf.errors.OpError,
     ) as error:
         reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
-        raise InputError(f"{path}: cannot read as a model of Keras 2: {reason}") from error
+        raise InputError(f"{path}: cannot read as a Keras file: {reason}") from error
 
 
 def arrays_of(group: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
@@ -121,7 +123,10 @@ def _read_saved_model(path: Path) -> StoredModel:
             f"{path}: expected a SavedModel of Keras 2, which has a {METADATA_FILE}, found none"
         )
     nodes = _saved_metadata()
-    nodes.ParseFromString(metadata.read_bytes())
+    try:
+        nodes.ParseFromString(metadata.read_bytes())
+    except DecodeError as error:
+        raise ValueError(f"{METADATA_FILE} is damaged") from error
     described = {node.node_path: _plain(json.loads(node.metadata)) for node in nodes.nodes}
     names = {
         path.removeprefix("root."): about["name"]
@@ -140,8 +145,6 @@ def _read_saved_model(path: Path) -> StoredModel:
 
 def _saved_metadata() -> Any:
     """An empty message of `keras_metadata.pb`, whose definition Keras 3 does not bring."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(
         name="tl3d_keras_metadata.proto", package="tl3d_keras"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ _LAYERS = (
     *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise"),
     *("Dense", "Flatten", "Reshape", "Permute", "Rescaling"),
 )
+_SPATIAL = ("Conv", "UpSampling", "Cropping", "ZeroPadding", "MaxPooling", "AveragePooling")
 _ADDONS = ("Addons>GroupNormalization", "Addons>InstanceNormalization")
 # What starts or regularises training, and what only Keras 2 asks for.
 _LEFT_OUT = ("_initializer", "_regularizer", "_constraint", "batch_input_shape", "noise_shape")
@@ -165,12 +167,33 @@ def _make_layer(entry: Mapping[str, Any], path: str | os.PathLike) -> Any:
         (config["axis"],) = config["axis"]
     if kind == "LeakyReLU" and "negative_slope" in _arguments(tf.keras.layers.LeakyReLU):
         config["negative_slope"] = config.pop("alpha")
+    if kind.endswith("Transpose"):
+        config.pop("groups", None)
     config["dtype"] = _policy(config["dtype"])
     config = {k: v for k, v in config.items() if not k.endswith(_LEFT_OUT)}
     strange = [k for k, v in config.items() if isinstance(v, dict)]
     if strange:
         raise InputError(f"{path}: layer {config['name']}: cannot import its {strange[0]}")
-    return getattr(tf.keras.layers, kind)(**config)
+    trainable = config.pop("trainable", True)
+    channels_first = config.get("data_format") == "channels_first" and kind.startswith(_SPATIAL)
+    if channels_first:
+        config["data_format"] = "channels_last"
+    layer = getattr(tf.keras.layers, kind)(**config)
+    # Some layers of Keras 3 take it as an attribute alone.
+    layer.trainable = trainable
+    return partial(_between_transpositions, layer) if channels_first else layer
+
+
+def _between_transpositions(layer: Any, x: Any, **arguments: Any) -> Any:
+    """Calls a layer on channels last, for channels first processors may have no kernels.
+
+    Keras 3.15 moreover adds a convolution's bias along the last axis wherever that is as long as
+    there are filters.
+    """
+    axes = range(1, len(x.shape))
+    x = tf.keras.layers.Permute((*axes[1:], 1))(x)
+    x = layer(x, **arguments)
+    return tf.keras.layers.Permute((axes[-1], *axes[:-1]))(x)
 
 
 def _make_input(config: Mapping[str, Any]) -> Any:
@@ -239,9 +262,7 @@ def _unet_config(model: tf.keras.Model, path: str | os.PathLike) -> dict[str, An
 
 def _difference(model: tf.keras.Model, network: UNet3D) -> float:
     """The largest difference of a probability on a random image."""
-    channels_first = any(
-        getattr(layer, "data_format", None) == "channels_first" for layer in model.layers
-    )
+    channels_first = any(type(layer).__name__ == "Permute" for layer in model.layers)
     shape = list(model.input_shape[1:])
     channels = shape.pop(0 if channels_first else -1)
     least = network.geometry.input_size(1)
@@ -251,9 +272,7 @@ def _difference(model: tf.keras.Model, network: UNet3D) -> float:
         for size in sizes:
             network.geometry.output_size(size)
         if channels_first:
-            # Processors may have no kernels for channels first; XLA compiles any order.
-            run = tf.function(model, autograph=False, jit_compile=True)
-            found = np.moveaxis(run(np.moveaxis(image, -1, 1)).numpy(), 1, -1)
+            found = np.moveaxis(model(np.moveaxis(image, -1, 1), training=False).numpy(), 1, -1)
         else:
             found = model(image, training=False).numpy()
         expected = network(image, training=False).numpy()

@@ -22,6 +22,8 @@ from tl3d_keras.whole_folder import write_file
 
 # What the authors' code calls the layer of the head.
 _THEIR_HEAD = "output_segm"
+# Of the paper's network: how many convolutions, and the kernels of the first and the last.
+_LAYERS, _SHAPES = 15, [(3, 3, 3, 1, 32), (1, 1, 1, 64, 23)]
 Arrays = list[tuple[str, list[np.ndarray]]]
 
 
@@ -45,9 +47,10 @@ def is_published(path: str | os.PathLike) -> bool:
     if Path(path).suffix != ".h5":
         return False
     stored = _read(path)
-    shapes = [array.shape for _, arrays in stored for array in arrays]
-    theirs = [tuple(variable.shape) for variable in named_weights(UNet3D()).values()]
-    return shapes == theirs or bool(stored) and stored[-1][0] == _THEIR_HEAD
+    if not stored:
+        return False
+    shapes = [stored[i][1][0].shape for i in (0, -1)]
+    return stored[-1][0] == _THEIR_HEAD or (len(stored) == _LAYERS and shapes == _SHAPES)
 
 
 def load(path: str | os.PathLike) -> tuple[UNet3D, ModelInfo | None]:
@@ -133,9 +136,8 @@ def _layers(network: UNet3D, intensity: Intensity) -> Iterator[tuple[str, list[n
     weights = {name: variable.numpy() for name, variable in named_weights(network).items()}
     if intensity.mode == "window":
         scale, shift = intensity.coefficients_of([])
-        names = (f"{STEM}/kernel", f"{STEM}/bias")
-        rescaled = _rescaled(*(weights[name] for name in names), scale, shift)
-        weights.update(zip(names, rescaled, strict=True))
+        kernel, bias = f"{STEM}/kernel", f"{STEM}/bias"
+        weights[kernel], weights[bias] = _rescaled(weights[kernel], weights[bias], scale, shift)
     for name in _convolutions(network):
         arrays = [weights[f"{name}/{part}"] for part in ("kernel", "bias")]
         yield name, [np.roll(a, -1, axis=-1) for a in arrays] if name == HEAD else arrays
