@@ -25,14 +25,19 @@ OTHER_STACK = os.environ.get("TL3D_OTHER_STACK")
 KINDS = (".keras", ".h5", "")
 
 
+def unpack(folder):
+    """Puts what `keras2_models` has written into a folder."""
+    with tarfile.open(TESTS / "keras2_models.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
 @pytest.fixture(scope="module", params=["kept", "made_now"])
 def models(request, tmp_path_factory):
     """A folder that `keras2_models` has written."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "kept":
-        with tarfile.open(TESTS / "keras2_models.tar.xz") as archive:
-            archive.extractall(folder, filter="data")
-        return folder
+        return unpack(folder)
     if devices.keras_version().startswith("2."):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -109,9 +114,7 @@ def test_what_is_no_unet_is_refused(models):
 
 @pytest.fixture
 def kept(tmp_path):
-    with tarfile.open(TESTS / "keras2_models.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path
+    return unpack(tmp_path)
 
 
 def edit_config(path, edit):
