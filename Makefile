@@ -6,7 +6,7 @@ RUN = $(VENV)/bin/python -m
 INSTALLED = $(VENV)/.installed
 DEMO ?= demo
 
-.PHONY: test demo lint clean
+.PHONY: test demo base lint clean
 
 test: $(INSTALLED)
 	$(RUN) pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(PYTEST_FLAGS)
@@ -20,13 +20,9 @@ NEW_STRUCTURES = left_kidney,right_kidney
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO)
-	$(PHANTOM) --output_dir=$(DEMO)/base/dataset --num_cases=32 --structures=$(BASE_STRUCTURES) \
-	    --annotated_slices=0.4 --annotated_structures=0.75
+	$(base_trained)
 	$(PHANTOM) --output_dir=$(DEMO)/base/test --num_cases=4 --seed=100 \
 	    --structures=$(BASE_STRUCTURES)
-	$(RUN) data_tools.shard --dataset_dir=$(DEMO)/base/dataset --output_dir=$(DEMO)/base/records
-	$(RUN) experiments.train_base --records_dir=$(DEMO)/base/records --output_dir=$(DEMO)/base/run \
-	    $(NETWORK) --steps=450 --learning_rate=3e-3 --num_validation=2 --steps_per_epoch=90
 	$(call segmented,base/run,base/test,base)
 	$(PHANTOM) --output_dir=$(DEMO)/new/dataset --num_cases=3 --seed=200 \
 	    --structures=$(NEW_STRUCTURES)
@@ -41,6 +37,20 @@ demo: $(INSTALLED)
 	    --runs=base=$(DEMO)/base/run,scratch=$(DEMO)/new/scratch,finetune=$(DEMO)/new/finetune \
 	    --dataset_dir=$(DEMO)/base/test,$(DEMO)/new/test \
 	    --predictions=$(DEMO)/base/segmented,$(DEMO)/new/finetune/segmented
+
+# Remakes the base model that ships, as saved_models/README.md describes it, as its next version.
+base: $(INSTALLED)
+	rm -rf $(DEMO)/base
+	$(base_trained)
+	$(RUN) experiments.export --model=$(DEMO)/base/run/model --output_dir=saved_models/phantom_ct
+
+define base_trained
+	$(PHANTOM) --output_dir=$(DEMO)/base/dataset --num_cases=32 --structures=$(BASE_STRUCTURES) \
+	    --annotated_slices=0.4 --annotated_structures=0.75
+	$(RUN) data_tools.shard --dataset_dir=$(DEMO)/base/dataset --output_dir=$(DEMO)/base/records
+	$(RUN) experiments.train_base --records_dir=$(DEMO)/base/records --output_dir=$(DEMO)/base/run \
+	    $(NETWORK) --steps=450 --learning_rate=3e-3 --num_validation=2 --steps_per_epoch=90
+endef
 
 # $(call segmented,RUN,TESTSET,OUTPUT)
 define segmented

@@ -18,6 +18,9 @@ COMMANDS = {
     "tl3d-evaluate": "experiments.evaluate",
     "tl3d-export": "experiments.export",
     "tl3d-report": "experiments.report",
+    "tl3d-study": "experiments.size_study",
+    "tl3d-client": "experiments.client",
+    "tl3d-serve": "experiments.serve",
 }
 
 setup(
@@ -32,7 +35,7 @@ setup(
         "tl3d_keras.saved_models",
     ],
     package_dir={"tl3d_keras.saved_models": "saved_models"},
-    package_data={"tl3d_keras.saved_models": ["**/*"]},
+    package_data={"tl3d_keras.saved_models": ["**/*"], "experiments": ["studies/*.json"]},
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.15.1",
@@ -45,6 +48,7 @@ setup(
         "google-crc32c",
         "pydantic>=2.6",
         "matplotlib",
+        "pillow",
         "tqdm",
     ],
     extras_require={
@@ -57,7 +61,17 @@ setup(
         "cluster": ["tf-keras", "apache-beam"],
         "serving": ["tensorflow-serving-api"],
         "dicom": ["pydicom"],
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "pydicom", "highdicom"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "pydicom",
+            "highdicom",
+            "tensorflow-serving-api",
+            "pyyaml",
+        ],
     },
     entry_points={
         "console_scripts": [f"{name} = {module}:cli" for name, module in COMMANDS.items()]

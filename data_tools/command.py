@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from tl3d_keras.errors import InputError, WorkerLost
+from tl3d_keras.errors import InputError, ServerError, WorkerLost
 
 USER_ERROR, OTHER_ERROR = 2, 1
 
@@ -67,7 +67,7 @@ def _guarded(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         _fail(str(error))
-    except WorkerLost as error:
+    except (ServerError, WorkerLost) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(OTHER_ERROR)
 

@@ -72,17 +72,41 @@ def prepare(planned: PlannedCase, settings: Settings) -> PreparedCase | SkippedC
         )
     except InputError as error:
         return SkippedCase(planned.source.case_id, str(error))
-    structures = settings.dataset.structures
+    header = planned.header
+    dataset = settings.dataset
+    return prepare_arrays(
+        case, header.spacing, header.shape, dataset.structures, dataset.channels, settings.encoding
+    )
+
+
+def prepare_arrays(
+    case: ReadCase,
+    source_spacing: Sequence[float],
+    source_shape: Sequence[int],
+    structures: Sequence[str],
+    channels: Sequence[str],
+    encoding: str = "raw",
+) -> PreparedCase:
+    """Makes the features of a case that has been read.
+
+    Args:
+        case: on the records' grid.
+        source_spacing: (z, y, x) in mm of its files.
+        source_shape: (Z, Y, X) of its files.
+        structures: of the data set.
+        channels: likewise.
+        encoding: of the image: "raw" or "zlib".
+    """
     numbers = [structures.index(name) + 1 for name in case.annotated]
     entry = {
         "case_id": case.case_id,
         "shape": case.image.array.shape,
         "annotated_structures": list(case.annotated),
-        "source_spacing": planned.header.spacing,
-        "source_shape": planned.header.shape,
-        **_statistics(case, settings.dataset),
+        "source_spacing": source_spacing,
+        "source_shape": source_shape,
+        **_statistics(case, structures, channels),
     }
-    fields = make_fields(case.case_id, case.image, case.labels, numbers, settings.encoding)
+    fields = make_fields(case.case_id, case.image, case.labels, numbers, encoding)
     return PreparedCase(fields, entry, case.warnings)
 
 
@@ -96,24 +120,24 @@ def is_ct(channels: Sequence[str]) -> bool:
     return all(name.upper() == "CT" for name in channels)
 
 
-def _statistics(case: ReadCase, dataset: DataSet) -> dict[str, Any]:
+def _statistics(case: ReadCase, names: Sequence[str], channels: Sequence[str]) -> dict[str, Any]:
     array, labels = case.image.array, case.labels
     if labels is None:
         labels = np.full(case.image.shape, IGNORE, np.uint8)
-    coverage = annotation.coverage(labels, dataset.structures)
+    coverage = annotation.coverage(labels, names)
     voxel_ml = float(np.prod(case.image.spacing)) / 1000
-    boxes = ndimage.find_objects(labels, max_label=len(dataset.structures))
+    boxes = ndimage.find_objects(labels, max_label=len(names))
     structures = {
         name: StructureStatistics(
             coverage[name]["voxels"] * voxel_ml, _describe(array[box], labels[box] == value)
         )
-        for value, (name, box) in enumerate(zip(dataset.structures, boxes, strict=True), start=1)
+        for value, (name, box) in enumerate(zip(names, boxes, strict=True), start=1)
         if box
     }
     return {
         "coverage": coverage,
         "intensity": [_summary(array[..., c]) for c in range(array.shape[-1])],
-        "body": _describe(array, _body(array[..., 0], is_ct(dataset.channels))),
+        "body": _describe(array, _body(array[..., 0], is_ct(channels))),
         "foreground": _describe(array, (labels != 0) & (labels != IGNORE)),
         "structures": structures,
     }

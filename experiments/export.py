@@ -2,16 +2,23 @@
 
     python -m experiments.export --model=RUN/model --output_dir=/models/liver
 
-writes /models/liver/<version>/, one above the highest version there, and checks that TensorFlow
-alone loads it and gives the probabilities that Keras gives. `--format=published_h5` writes
-unet3d.h5, which the code of the authors of arXiv 2311.05032 loads.
+writes /models/liver/<version>/, one above the highest version there, with warm-up requests for TF
+Serving where the extra `serving` is installed, and checks that TensorFlow alone loads it and gives
+the probabilities that Keras gives. `--format=published_h5` writes unet3d.h5, which the code of the
+authors of arXiv 2311.05032 loads.
 """
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from data_tools.command import load_tensorflow, run
+from tl3d_keras.errors import InputError
+
+if TYPE_CHECKING:
+    from tl3d_keras.artifact import ModelInfo
 
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string("model", None, "Model folder.", required=True, flag_values=FLAGS)
@@ -34,7 +41,7 @@ _FORMAT = flags.DEFINE_enum(
 def main() -> None:
     """Reads the flags and exports."""
     load_tensorflow()
-    from tl3d_keras import artifact, published
+    from tl3d_keras import artifact, published, served_check
 
     model = artifact.load(_MODEL.value)
     if _FORMAT.value == "published_h5":
@@ -42,10 +49,24 @@ def main() -> None:
         published.save(model.network, model.info.intensity, file)
         print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
         return
-    target = artifact.save(model.network, model.info, _OUTPUT_DIR.value)
-    largest = artifact.check_served(target)
+    target = artifact.save(
+        model.network,
+        model.info,
+        _OUTPUT_DIR.value,
+        extend=lambda version: _add_warm_up(version, Path(_OUTPUT_DIR.value).name, model.info),
+    )
+    largest = served_check.check(target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     print(f"{target}: {size / 2**20:.1f} MiB, largest difference of a probability {largest:.1e}")
+
+
+def _add_warm_up(version: Path, name: str, info: "ModelInfo") -> None:
+    try:
+        from tl3d_keras.serving import warmup
+    except InputError as error:
+        print(f"no warm-up requests, the first scan will take longer: {error}", file=sys.stderr)
+    else:
+        warmup.write(version, name, info)
 
 
 def cli() -> None:

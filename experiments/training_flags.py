@@ -124,9 +124,10 @@ def define(command_flags: flags.FlagValues) -> None:
     enum(
         "augmentation",
         "light",
-        ["none", "light", "full"],
+        ["none", "light", "full", "any_contrast"],
         "light: contrast, brightness, noise; full: also rotation, scaling, elastic deformation, "
-        "gamma, blur, low resolution, each now and then.",
+        "gamma, blur, low resolution, each now and then; any_contrast: full, larger scaling and "
+        "random contrasts, for bases that are to serve other modalities.",
     )
     numbers(
         "flip_axes",

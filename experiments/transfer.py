@@ -5,9 +5,14 @@
 
 `scratch` draws the weights of the base's architecture, `transfer` copies them and trains all from
 the start, `finetune` first trains the head (and what `--freeze` leaves) for `--head_steps`, then
-everything at a tenth of the rate. `--filters`, `--levels`, `--padding` and `--normalization` are
-the base's where they are not given; else the layers that fit are copied, and a table names the
-others.
+everything at `--fine_rate` of the rate; `adapter` trains all from the start, but of 3x3x3 kernels
+only updates of `--adapter_rank`. `--stages` names other stages by what each trains, for how many
+steps and at which rate:
+
+    --stages=head:300@1e-3,decoder+head:600@5e-4,all@1e-4
+
+`--filters`, `--levels`, `--padding` and `--normalization` are the base's where they are not given;
+else the layers that fit are copied, and a table names the others.
 """
 
 from typing import Any
@@ -28,7 +33,11 @@ _BASE = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _MODE = flags.DEFINE_enum(
-    "mode", "finetune", ["scratch", "transfer", "finetune"], "How to start.", flag_values=FLAGS
+    "mode",
+    "finetune",
+    ["scratch", "transfer", "finetune", "adapter"],
+    "How to start.",
+    flag_values=FLAGS,
 )
 _HEAD = flags.DEFINE_enum(
     "head",
@@ -48,7 +57,8 @@ _INPUT_CHANNELS_BY = flags.DEFINE_enum(
 _FREEZE = flags.DEFINE_list(
     "freeze",
     [],
-    "Layer name patterns such as encoder_*,decoder_2_*; finetune's default is both.",
+    "Layers such as encoder, decoder_2, *_conv_0 or encoder_0:encoder_2; finetune's default is the "
+    "whole trunk.",
     flag_values=FLAGS,
 )
 _HEAD_STEPS = flags.DEFINE_integer(
@@ -56,6 +66,23 @@ _HEAD_STEPS = flags.DEFINE_integer(
     None,
     "Steps of finetune's first stage; default a quarter.",
     lower_bound=0,
+    flag_values=FLAGS,
+)
+_FINE_RATE = flags.DEFINE_float(
+    "fine_rate",
+    0.1,
+    "What the learning rate is multiplied with in finetune's second stage.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+_ADAPTER_RANK = flags.DEFINE_integer(
+    "adapter_rank", 4, "Rank of adapter's kernel updates.", lower_bound=1, flag_values=FLAGS
+)
+_STAGES = flags.DEFINE_list(
+    "stages",
+    [],
+    "LAYERS:STEPS@RATE,... in place of the mode's stages: only LAYERS (as for --freeze, several "
+    "joined by +, or all) are trained; the last may leave out its steps, each its rate.",
     flag_values=FLAGS,
 )
 
@@ -77,6 +104,9 @@ def main() -> None:
         "input_channels_by": _INPUT_CHANNELS_BY.value,
         "freeze": tuple(_FREEZE.value),
         "head_steps": _HEAD_STEPS.value,
+        "fine_rate": _FINE_RATE.value,
+        "adapter_rank": _ADAPTER_RANK.value,
+        "stages": tuple(_STAGES.value),
     }
     watching = training_flags.watching(FLAGS)
     load_tensorflow()

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl3d_keras import artifact
+from tl3d_keras import artifact, served_check
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
+from tl3d_keras.serving_graph import ServedModel
 from tl3d_keras.unet3d import named_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +60,7 @@ def test_keras_round_trip_and_served_signature(tmp_path, name):
         "image": tf.TensorSpec((None, None, None, None, image.shape[-1]), tf.float32, name="image")
     }
     np.testing.assert_array_equal(served(image=tf.constant(image))["probabilities"], expected)
-    assert artifact.check_served(folder) <= 1e-6
+    assert served_check.check(folder) <= 1e-6
 
 
 def test_zscore_is_each_examples_own(tmp_path):
@@ -173,13 +174,21 @@ def test_json_and_card_say_what_it_is(tmp_path):
 def edit(folder, **changes):
     path = folder / "assets.extra" / "tl3d_keras.json"
     content = json.loads(path.read_text())
-    content["network"] |= changes.pop("network", {})
+    network = changes.pop("network", {})
+    content["network"] = None if network is None else content["network"] | network
     path.write_text(json.dumps(content | changes))
 
 
 def cut(folder, name):
     path = folder / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(folder, name):
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -200,18 +209,111 @@ def cut(folder, name):
         ),
         (lambda f: shutil.rmtree(f / "variables"), "cannot read the variables: damaged"),
         (lambda f: shutil.rmtree(f / "assets.extra"), "a SavedModel that tl3d-keras did not write"),
+        (lambda f: flip(f, "variables/variables.data-00000-of-00001"), "cannot read the variables"),
+        (
+            lambda f: edit(f, network={"levels": "many"}),
+            "json: edited .*: network.levels: .*integer",
+        ),
+        (lambda f: edit(f, network={"padding": "half"}), "network.padding: .*'valid' or 'same'"),
+        (
+            lambda f: edit(f, network={"filters": 1000}),
+            "features at most, found one of 1000 filters",
+        ),
+        (lambda f: edit(f, network=None), "json: edited or incomplete: network: "),
+        (
+            lambda f: edit(f, spacing=[1, 1]),
+            "json: edited or incomplete: spacing.2: Field required",
+        ),
+        (lambda f: edit(f, spacing=[1, 0, 1]), "json: .*spacing.1: Input should be greater than 0"),
+        (lambda f: edit(f, patch_size=None), "json: edited or incomplete: patch_size: "),
+        (lambda f: edit(f, structures=["liver", "spleen", "x"]), "json: .* begin with background"),
+        (lambda f: edit(f, structures=["background"]), "json: expected 2 structures .* found 0"),
+        (
+            lambda f: edit(f, structures=["background", "spleen", "liver"]),
+            r"json: expected the network's structures \['liver', 'spleen'\], found \['spleen'",
+        ),
+        (lambda f: edit(f, channels=["CT", "PET"]), "json: expected 1 channels .* found 2"),
+        (
+            lambda f: edit(f, intensity={"mode": "window", "low": [0, 0], "high": [1, 1]}),
+            "json: expected 1 windows of intensity for this network, found 2",
+        ),
+        (
+            lambda f: edit(f, intensity={"mode": "window", "low": [1], "high": [0]}),
+            "json: expected a window low < high",
+        ),
+        (
+            lambda f: edit(f, intensity={"mode": "zscore"}),
+            "json: .*: intensity.low: Field required",
+        ),
     ],
 )
 def test_spoilt_artifacts_are_named(tmp_path, spoil, message):
     _, folder = saved(tmp_path)
     spoil(folder)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as found:
         artifact.load(folder)
+    assert str(found.value).startswith(str(folder)) and "\n" not in str(found.value)
 
 
-def test_no_model_there(tmp_path):
-    with pytest.raises(InputError, match="nowhere: expected a model folder .* no version"):
-        artifact.load(tmp_path / "nowhere")
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda f: cut(f, "saved_model.pb"), "1: TensorFlow cannot load it: damaged or incomplete"),
+        (lambda f: (f / "saved_model.pb").unlink(), "1: TensorFlow cannot load it"),
+        (lambda f: (f / "saved_model.pb").write_bytes(b""), "1: "),
+        (
+            lambda f: edit(f, intensity={"mode": "window", "low": [-100], "high": [200]}),
+            "1: the served graph differs from the network by",
+        ),
+        (lambda f: edit(f, spacing=[1, 1, 1]), "1: the served labels differ from the command's at"),
+        (lambda f: edit(f, network={"padding": "valid"}), r"1: the served graph gives the shape"),
+        (lambda f: save_other(f), "1: expected the signature serving_default, found other"),
+    ],
+)
+def test_graphs_that_do_not_belong_to_the_rest_are_named(tmp_path, spoil, message):
+    _, folder = saved(tmp_path)
+    spoil(folder)
+    with pytest.raises(InputError, match=message) as found:
+        served_check.check(folder)
+    assert "\n" not in str(found.value)
+
+
+def save_other(folder):
+    """Puts another SavedModel's graph into an artifact."""
+    module = tf.Module()
+    module.other = tf.function(lambda x: x + 1, input_signature=[tf.TensorSpec([])])
+    tf.saved_model.save(module, str(folder / "other"), signatures={"other": module.other})
+    shutil.move(folder / "other" / "saved_model.pb", folder / "saved_model.pb")
+
+
+def test_an_artifact_from_before_segment_loads_and_is_checked(tmp_path, monkeypatch):
+    only = property(lambda module: {"serving_default": module.probabilities})
+    monkeypatch.setattr(ServedModel, "signatures", only)
+    network, folder = saved(tmp_path)
+    assert list(tf.saved_model.load(str(folder)).signatures) == ["serving_default"]
+    helpers.assert_equal_weights(artifact.load(folder).network, network)
+    assert served_check.check(folder) <= 1e-6
+
+
+def make_saved_model(folder):
+    tf.saved_model.save(tf.Module(), str(folder))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda path: None, "model: expected a model folder with .*, found no such folder"),
+        (lambda path: path.write_text("weights"), "model: .*, found a file"),
+        (lambda path: path.mkdir(), "model: .*, found no version of a model"),
+        (lambda path: (path / "1").mkdir(parents=True), "1: .*, found a version without assets"),
+        (make_saved_model, "model: .*, found a SavedModel that tl3d-keras did not write"),
+        (lambda path: make_saved_model(path / "3"), "model/3: .*, found a SavedModel that tl3d"),
+    ],
+)
+def test_no_model_there(tmp_path, make, message):
+    make(tmp_path / "model")
+    with pytest.raises(InputError, match=message):
+        artifact.load(tmp_path / "model")
 
 
 def test_information_must_fit_the_network(tmp_path):

@@ -11,8 +11,9 @@ from tl3d_keras.augmentation import OFF, Augmentation, Draw
 SIZE, INNER = (8, 6, 10), (4, 2, 6)
 INSIDE = tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(SIZE, INNER, strict=True))
 SPACING = (3.0, 1.0, 1.5)
-ALL = augmentation.preset("full", SPACING, (0, 1, 2))
+ALL = augmentation.preset("any_contrast", SPACING, (0, 1, 2))
 OPS = {
+    "curve": lambda *a: augment.curve(*a, Draw(0.5, 2), 5),
     "gamma": lambda *a: augment.gamma(*a, Draw(0.5, 2)),
     "contrast": lambda *a: augment.contrast(*a, Draw(0.8, 1.2)),
     "brightness": lambda *a: augment.brightness(*a, Draw(-0.3, 0.3)),
@@ -102,6 +103,19 @@ def test_noise_of_a_level_in_range(image):
     assert min(levels) < 0.02 and 0.08 < max(levels) < 0.11
     assert max(abs(a.mean()) for a in added) < 0.02
     assert np.abs(np.corrcoef([a.ravel() for a in added[:8]]) - np.eye(8)).max() < 0.2
+
+
+def test_curve_connects_random_values_by_straight_lines():
+    ramp = tf.stack([tf.range(9.0), 3 * tf.range(9.0) - 7], -1)[:, tf.newaxis, tf.newaxis]
+    found = [augment.curve(ramp, seed, Draw(2, 2), 5).numpy()[:, 0, 0] for seed in seeds(30)]
+    for curve in found:
+        np.testing.assert_allclose(curve[1::2], (curve[:-1:2] + curve[2::2]) / 2, atol=1e-5)
+    knots = np.concatenate([curve[::2] for curve in found])
+    assert -2 <= knots.min() < -1.9 and 1.9 < knots.max() <= 2
+    # Each channel and each seed has another curve.
+    assert np.abs(np.diff(knots, axis=1)).max() > 1 and len(np.unique(knots)) == knots.size
+    constant = tf.fill((2, 2, 2, 1), -1.5)
+    assert np.ptp(augment.curve(constant, SEED, Draw(1, 1), 5)) == 0
 
 
 def test_gamma_keeps_the_range_of_each_channel(image):

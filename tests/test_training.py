@@ -24,10 +24,9 @@ from tl3d_keras import (
     training_run,
 )
 from tl3d_keras.errors import InputError
-from tl3d_keras.run_folder import RunFolder
+from tl3d_keras.run_folder import RunFolder, TrainingState
 from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.trainer import MaskedTrainer
-from tl3d_keras.training import Stage
 from tl3d_keras.unet3d import named_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,6 +130,7 @@ def test_run_folder_holds_what_is_promised(records, tmp_path, capsys):
     assert info.structures == ("liver", "spleen") and info.patch_size == (8, 16, 16)
     assert info.intensity.mode == "window"
     assert 0 < info.provenance["annotated_fraction"] < 0.5
+    assert str(Path(sys.argv[0]).parent) not in info.provenance["command"]
     assert (
         training_run.run(settings(records, num_validation=1), tmp_path / "run", said.append)
         == model
@@ -157,8 +157,11 @@ def test_the_best_weights_by_validation_are_kept(records, tmp_path, monkeypatch)
 def test_frozen_layers_stay_and_all_else_moves(records, tmp_path):
     base = training_run.run(settings(records, steps=3), tmp_path / "base")
     before = named_weights(artifact.load(base).network)
-    changes = {"mode": "transfer", "base": str(base), "freeze": ("encoder_*",)}
-    model = training_run.run(settings(records, **changes), tmp_path / "run")
+    changes = {"mode": "transfer", "base": str(base), "freeze": ("encoder",)}
+    # What would move a frozen weight, if anything did.
+    changes |= {"optimizer": "adamw", "weight_decay": 0.1, "ema": 0.9}
+    said = []
+    model = training_run.run(settings(records, **changes), tmp_path / "run", said.append)
     for name, value in named_weights(artifact.load(model).network).items():
         same = np.array_equal(value, before[name])
         assert same == name.startswith("encoder_"), name
@@ -170,11 +173,68 @@ def test_frozen_layers_stay_and_all_else_moves(records, tmp_path):
         "encoder_1_conv_1",
     ]
     assert {row["origin"] for row in layers} == {"copied"}
+    assert "stage transfer: 4 frozen layers are unchanged to the bit" in said
+    (kept,) = json.loads((tmp_path / "run" / "run.json").read_text())["frozen"]
+    assert kept["unchanged_to_step"] == 8 and len(kept["layers"]) == 4
+    parameters = sum(row["parameters"] for row in layers)
+    trained = sum(row["parameters"] for row in layers if not row["frozen"])
+    assert (
+        f"stage transfer: 8 steps at 0.01, trains {trained:,} parameters, "
+        f"the network has {parameters:,}"
+    ) in said
 
 
-def test_finetune_trains_the_head_then_all_at_a_tenth(records, tmp_path):
-    stages = run_settings.make_stages(settings(records, mode="finetune", steps=8, head_steps=3))
-    assert stages == [Stage("head", 3, 1e-2, ("encoder_*", "decoder_*")), Stage("all", 5, 1e-3)]
+def test_frozen_weights_in_the_result_that_moved_are_an_error(records, tmp_path, monkeypatch):
+    base = artifact.save(helpers.network(filters=4), helpers.info(), tmp_path / "base")
+    changes = {"mode": "transfer", "base": str(base), "freeze": ("encoder",), "ema": 0.9}
+    monkeypatch.setattr(
+        TrainingState,
+        "recall_average",
+        lambda state: state.weights["encoder_0_conv_0/bias"].assign_add(tf.ones(4)),
+    )
+    with pytest.raises(RuntimeError, match=r"found \['encoder_0_conv_0'\] changed"):
+        training_run.run(settings(records, steps=1, num_validation=0, **changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_stages_train_what_they_name(records, tmp_path, monkeypatch):
+    base = artifact.save(helpers.network(filters=4), helpers.info(), tmp_path / "base")
+    seen = [{k: v.numpy() for k, v in named_weights(artifact.load(base).network).items()}]
+    save = RunFolder.save
+
+    def watched_save(folder, state):
+        seen.append({k: v.numpy() for k, v in state.weights.items()})
+        save(folder, state)
+
+    monkeypatch.setattr(RunFolder, "save", watched_save)
+    changes = {"stages": ("head:2@0.1", "encoder_1:decoder_0:4", "all@1e-3"), "num_validation": 0}
+    training_run.run(
+        settings(records, mode="finetune", base=str(base), steps_per_epoch=4, **changes),
+        tmp_path / "run",
+    )
+    moved = [
+        {name.split("_conv")[0].split("/")[0] for name in a if not np.array_equal(a[name], b[name])}
+        for a, b in zip(seen, seen[1:], strict=False)
+    ]
+    assert moved == [
+        {"head"},
+        {"encoder_1", "decoder_0"},
+        {"encoder_0", "encoder_1", "decoder_0", "head"},
+    ]
+    assert [row["stage"] for row in rows(tmp_path / "run")] == [
+        "head",
+        "encoder_1:decoder_0",
+        "all",
+    ]
+    noted = json.loads((tmp_path / "run" / "run.json").read_text())["frozen"]
+    assert [(entry["first_step"], entry["unchanged_to_step"]) for entry in noted] == [
+        (1, 2),
+        (3, 6),
+        (7, 8),
+    ]
+
+
+def test_finetune_trains_the_head_then_all(records, tmp_path):
     base = training_run.run(settings(records, steps=3), tmp_path / "base")
     before = named_weights(artifact.load(base).network)
     changes = {"mode": "finetune", "base": str(base), "head_steps": 8}
@@ -207,7 +267,13 @@ EVERYTHING = {
     [
         ("before_save", {"deep_supervision": True}),
         ("after_save", EVERYTHING | {"precision": "mixed_float16"}),
-        ("between_epochs", EVERYTHING | {"optimizer": "sgd_nesterov", "num_validation": 0}),
+        (
+            "between_epochs",
+            EVERYTHING
+            | {"optimizer": "sgd_nesterov", "num_validation": 0, "warmup_steps": 0}
+            | {"stages": ("head:2@0.1", "decoder+head:5", "all"), "head_steps": None},
+        ),
+        ("after_save", {"mode": "adapter", "stages": ("decoder:4", "all"), "head_steps": None}),
     ],
 )
 def test_a_killed_run_ends_in_the_same_weights(records, tmp_path, monkeypatch, kill_at, options):
@@ -327,6 +393,14 @@ def test_the_moving_average_is_validated_and_saved(records, tmp_path, monkeypatc
         assert not np.array_equal(value, trained[-1][name])
 
 
+def test_a_wrong_name_of_a_later_stage_ends_before_the_first(records, tmp_path):
+    base = artifact.save(helpers.network(filters=4), helpers.info(), tmp_path / "base")
+    changes = {"mode": "finetune", "base": str(base), "stages": ("head:2", "decoder_7:5", "all")}
+    with pytest.raises(InputError, match="found 'decoder_7'; the layers are encoder_0_conv_0"):
+        training_run.run(settings(records, **changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_another_run_in_the_folder_is_refused(records, tmp_path):
     training_run.run(settings(records, steps=1), tmp_path / "run")
     with pytest.raises(InputError, match="holds a run with steps=1, found steps=2"):
@@ -358,8 +432,20 @@ def test_cases_are_split(records, changes, train, validation):
     "changes, message",
     [
         ({"mode": "transfer"}, "--mode=transfer: expected --base"),
-        ({"mode": "other"}, "expected a mode of scratch, transfer, finetune, found 'other'"),
-        ({"freeze": ("head",)}, "--freeze: expected no pattern with --mode=scratch"),
+        (
+            {"mode": "other"},
+            "expected a mode of scratch, transfer, finetune, adapter, found 'other'",
+        ),
+        ({"freeze": ("head",)}, "--freeze: expected no layers with --mode=scratch"),
+        ({"stages": ("head:1", "all")}, "--stages: expected no layers with --mode=scratch"),
+        ({"base": "b", "mode": "transfer", "stages": ("head:9", "all")}, r"--stages: .* 9 \+ -1"),
+        (
+            {"base": "b", "mode": "transfer", "stages": ("all",), "head_steps": 1},
+            "expected --stages, which names what is trained, or --freeze and --head_steps",
+        ),
+        ({"base": "b", "mode": "finetune", "head_steps": 9}, "--head_steps: expected 0 to 8"),
+        ({"base": "b", "mode": "finetune", "fine_rate": 0.0}, "--fine_rate: expected more than 0"),
+        ({"base": "b", "mode": "adapter", "adapter_rank": 0}, "--adapter_rank: expected 1 or more"),
         ({"num_train": 5}, "--num_train: expected 1 to 4 cases, found 5"),
         ({"num_validation": 4}, "expected fewer validation cases than the 4 cases, found 4"),
         ({"patch_size": (8, 15, 16)}, "expected an input size such as 12, 14, 16 .* found 15"),
@@ -429,7 +515,7 @@ def test_transfer_from_another_number_of_channels_and_structures(records, tmp_pa
         line.split()[0]: line for line in said if line.startswith(("head", "encoder_0_conv_0"))
     }
     assert table["head"].endswith("copied 2 of 3")
-    assert table["encoder_0_conv_0"].endswith("2 -> 1 channels by their mean")
+    assert table["encoder_0_conv_0"].endswith("2 -> 1 channels by mean")
 
 
 def test_precision_and_strategy_without_a_gpu(monkeypatch):

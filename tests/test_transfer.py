@@ -1,4 +1,4 @@
-"""Transfer: heads by name, channels, freezing by pattern."""
+"""Transfer: heads by name, channels."""
 
 import helpers
 import numpy as np

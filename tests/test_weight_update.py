@@ -6,11 +6,10 @@ import pytest
 import tensorflow as tf
 
 from tl3d_keras import losses, optimizers
-from tl3d_keras.errors import InputError
+from tl3d_keras.layers_by_name import freeze
 from tl3d_keras.optimizers import OptimizerPlan
 from tl3d_keras.run_folder import RunFolder, TrainingState
 from tl3d_keras.trainer import MaskedTrainer
-from tl3d_keras.transfer import freeze, match_rates
 from tl3d_keras.unet3d import named_weights
 from tl3d_keras.weight_update import MovingAverage, WeightUpdate
 
@@ -117,15 +116,6 @@ def test_layer_rate_of_zero_keeps_weights_to_the_bit():
     )
     assert all(map(np.array_equal, model.get_weights()[:2], start[:2]))
     assert not np.array_equal(model.get_weights()[2], start[2])
-
-
-def test_match_rates():
-    network = helpers.network()
-    rates = match_rates(network, (("*", 0.1), ("encoder_*", 0.5), ("head", 2.0)))
-    assert rates["head"] == 2.0 and rates["encoder_1_conv_0"] == 0.5
-    assert rates["decoder_0_conv_1"] == 0.1
-    with pytest.raises(InputError, match="found 'haed'; the layers are encoder_0_conv_0, .*head"):
-        match_rates(network, (("haed", 2.0),))
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])

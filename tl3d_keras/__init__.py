@@ -12,7 +12,7 @@ _PUBLIC = {
     "load": "artifact",
     "save": "artifact",
     "inspect": "artifact",
-    "freeze": "transfer",
+    "freeze": "layers_by_name",
     "transfer_model": "transfer",
     "import_keras_model": "keras_import",
     "segment": "inference",

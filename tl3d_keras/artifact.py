@@ -7,49 +7,24 @@ reads the checkpoint as data and runs no code from the folder.
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tl3d_keras import __version__, json_file, shipped
+from tl3d_keras import json_file, model_info, shipped
 from tl3d_keras.errors import InputError
-from tl3d_keras.intensity import Intensity
+from tl3d_keras.model_info import ModelInfo
+from tl3d_keras.serving_graph import ServedModel
 from tl3d_keras.unet3d import UNet3D, named_weights
 from tl3d_keras.whole_folder import whole_folder
 
-SCHEMA_VERSION = 1
 EXTRA = "assets.extra"
 CONFIG_FILE = f"{EXTRA}/tl3d_keras.json"
 CARD_FILE = f"{EXTRA}/MODEL_CARD.md"
-_SERVED_TOLERANCE = 1e-4
 _VARIABLES = "variables_by_name"
 _CHECKPOINT_KEY = _VARIABLES + "/{}/.ATTRIBUTES/VARIABLE_VALUE"
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model needs besides weights, as `assets.extra/tl3d_keras.json` keeps it.
-
-    Attributes:
-        structures: names of output channels 1..K; channel 0 is background.
-        channels: names of the input channels.
-        spacing: (z, y, x) in mm of the volumes it was trained on.
-        intensity: the normalisation of raw intensities.
-        patch_size: (Z, Y, X) of the training patches.
-        provenance: data, steps, seed, versions, command.
-        metrics: what was measured on it.
-    """
-
-    structures: tuple[str, ...]
-    channels: tuple[str, ...]
-    spacing: tuple[float, float, float]
-    intensity: Intensity
-    patch_size: tuple[int, int, int]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Artifact(NamedTuple):
@@ -59,13 +34,22 @@ class Artifact(NamedTuple):
     info: ModelInfo
 
 
-def save(network: UNet3D, info: ModelInfo, folder: str | os.PathLike) -> Path:
+def save(
+    network: UNet3D,
+    info: ModelInfo,
+    folder: str | os.PathLike,
+    tile: int | None = None,
+    extend: Callable[[Path], None] = lambda version: None,
+) -> Path:
     """Writes `folder/<version>/`, the version one above the highest there; it appears when whole.
 
     Args:
         network: any precision; saved with float32 weights and a float32 graph.
         info: of the network.
         folder: the model's folder.
+        tile: most voxels along an axis that the `segment` signature gives the network at once; None
+            takes what should need no more than 8 GiB.
+        extend: adds files to the version's folder before it appears.
 
     Returns:
         The version's folder.
@@ -74,23 +58,17 @@ def save(network: UNet3D, info: ModelInfo, folder: str | os.PathLike) -> Path:
         InputError: the structures, channels and network do not fit together, or the folder cannot
             be written.
     """
-    config = network.get_config()
-    for what, names, expected in (
-        ("structures", info.structures, config["num_classes"] - 1),
-        ("channels", info.channels, config["input_channels"]),
-    ):
-        if len(names) != expected:
-            raise InputError(f"expected {expected} {what} for this network, found {len(names)}")
+    model_info.check_fit(info, network.get_config())
     served = network.rebuilt(dtype="float32", structures=list(info.structures))
     target = Path(folder) / str(1 + max(_versions(Path(folder)), default=0))
     with whole_folder(target) as building:
-        module = _ServedModel(served, info.intensity)
-        signatures = {"serving_default": module.probabilities}
-        tf.saved_model.save(module, str(building), signatures=signatures)
+        module = ServedModel(served, info.intensity, info.spacing, info.patch_size, tile)
+        tf.saved_model.save(module, str(building), signatures=module.signatures)
         (building / EXTRA).mkdir()
-        content = _to_json(served, info)
+        content = model_info.to_json(info, served.get_config())
         (building / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n")
-        (building / CARD_FILE).write_text(_card(Path(folder).name, content))
+        (building / CARD_FILE).write_text(model_info.card(Path(folder).name, content))
+        extend(building)
     return target
 
 
@@ -106,16 +84,16 @@ def load(path: str | os.PathLike, dtype: Any = None) -> Artifact:
         InputError: not an artifact, damaged, or its weights and configuration do not fit together.
     """
     folder = latest(path)
-    content = _read_json(folder)
-    info = _info(content, folder)
-    network = UNet3D(**{**content["network"], "dtype": dtype})
+    info, config = _read(folder)
     checkpoint = folder / "variables" / "variables"
     try:
         reader = tf.train.load_checkpoint(str(checkpoint))
+        _check_width(config, reader, folder)
+        network = UNet3D(**{**config, "dtype": dtype})
         _fill(network, reader, folder)
+    except InputError:
+        raise
     except (tf.errors.OpError, ValueError, IndexError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f"{checkpoint}: cannot read the variables: damaged or incomplete"
         ) from error
@@ -124,29 +102,9 @@ def load(path: str | os.PathLike, dtype: Any = None) -> Artifact:
 
 def inspect(path: str | os.PathLike) -> dict[str, Any]:
     """The content of `assets.extra/tl3d_keras.json`, without building the network."""
-    return _read_json(latest(path))
-
-
-def check_served(path: str | os.PathLike) -> float:
-    """Runs an artifact's signature as a server does, on random input, against the Keras network.
-
-    Returns:
-        The largest absolute difference of a probability.
-
-    Raises:
-        InputError: the folder does not load, or the difference exceeds 1e-4.
-    """
     folder = latest(path)
-    network, info = load(folder)
-    size = network.geometry.input_size(1)
-    shape = (1, size, size, size, len(info.channels))
-    image = 200 * tf.random.stateless_normal(shape, (0, 0))
-    served = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    expected = network(info.intensity.normalise(image), training=False)
-    largest = float(tf.reduce_max(tf.abs(served(image=image)["probabilities"] - expected)))
-    if not largest <= _SERVED_TOLERANCE:
-        raise InputError(f"{folder}: the served graph differs from the network by {largest:.1e}")
-    return largest
+    _read(folder)
+    return _read_json(folder)
 
 
 def latest(path: str | os.PathLike) -> Path:
@@ -155,32 +113,19 @@ def latest(path: str | os.PathLike) -> Path:
     if (path / CONFIG_FILE).is_file():
         return path
     versions = _versions(path)
-    if not versions:
-        what = (
-            "a SavedModel that tl3d-keras did not write"
-            if (path / "saved_model.pb").is_file()
-            else "no version of a model"
-        )
-        if not path.exists():
-            what += f"; the base models that ship are {', '.join(shipped.names()) or 'none'}"
-        raise InputError(f"{path}: expected a model folder with {CONFIG_FILE}, found {what}")
-    return path / str(max(versions))
-
-
-class _ServedModel(tf.Module):
-    def __init__(self, network: UNet3D, intensity: Intensity) -> None:
-        super().__init__()
-        self.variables_by_name = named_weights(network)
-        channels = network.get_config()["input_channels"]
-
-        def probabilities(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"probabilities": network(intensity.normalise(image), training=False)}
-
-        self.probabilities = tf.function(
-            probabilities,
-            input_signature=[tf.TensorSpec([None, None, None, None, channels], name="image")],
-            autograph=False,
-        )
+    newest = path / str(max(versions)) if versions else path
+    if (newest / CONFIG_FILE).is_file():
+        return newest
+    if (newest / "saved_model.pb").is_file():
+        what = "a SavedModel that tl3d-keras did not write"
+    elif not path.exists():
+        what = "no such folder, nor one of the models that ship: "
+        what += ", ".join(shipped.names()) or "none"
+    elif path.is_file():
+        what = "a file"
+    else:
+        what = f"a version without {CONFIG_FILE}" if versions else "no version of a model"
+    raise InputError(f"{newest}: expected a model folder with {CONFIG_FILE}, found {what}")
 
 
 def _fill(network: UNet3D, reader: Any, folder: Path) -> None:
@@ -214,62 +159,27 @@ def _versions(folder: Path) -> list[int]:
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    content = json_file.read_object(path, "a model folder that tl3d-keras has written")
-    version = content.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise InputError(f"{path}: expected schema_version {SCHEMA_VERSION}, found {version}")
-    return content
+    return json_file.read_object(folder / CONFIG_FILE, "a model folder that tl3d-keras has written")
 
 
-def _to_json(network: UNet3D, info: ModelInfo) -> dict[str, Any]:
-    config = network.get_config()
-    del config["dtype"]
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "tool_version": __version__,
-        "network": config,
-        **asdict(info),
-    }
-    content["intensity"] = info.intensity.to_json()
-    content["structures"] = ["background", *info.structures]
-    return content
-
-
-def _info(content: Mapping[str, Any], folder: Path) -> ModelInfo:
+def _read(folder: Path) -> tuple[ModelInfo, dict[str, Any]]:
     try:
-        return ModelInfo(
-            structures=tuple(content["structures"][1:]),
-            channels=tuple(content["channels"]),
-            spacing=tuple(content["spacing"]),
-            intensity=Intensity.from_json(content["intensity"]),
-            patch_size=tuple(content["patch_size"]),
-            provenance=content["provenance"],
-            metrics=content["metrics"],
+        return model_info.from_json(_read_json(folder))
+    except InputError as error:
+        place = str(folder / CONFIG_FILE)
+        message = str(error)
+        raise InputError(
+            message if place in message else f"{place}: {message}"
+        ) from error.__cause__
+
+
+def _check_width(config: Mapping[str, Any], reader: Any, folder: Path) -> None:
+    """Refuses a network far wider than the stored weights before it takes the memory."""
+    shapes = reader.get_variable_to_shape_map().values()
+    widest = max((size for shape in shapes for size in shape), default=0)
+    width = config["filters"] * 2 ** config["levels"]
+    if width > 4 * max(widest, 1):
+        raise InputError(
+            f"{folder}: expected a network for weights of {widest} features at most, found one of "
+            f"{config['filters']} filters and {config['levels']} levels"
         )
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / CONFIG_FILE}: incomplete: {error}") from error
-
-
-def _card(name: str, content: Mapping[str, Any]) -> str:
-    network, intensity = content["network"], content["intensity"]
-    window = (
-        f"clipped to {intensity['low']} .. {intensity['high']} and scaled to -1 .. 1"
-        if intensity["mode"] == "window"
-        else "z-score of each volume"
-    )
-    lines = [
-        f"# {name}",
-        "",
-        f"A 3D U-Net of tl3d-keras {content['tool_version']} for research; not for clinical use.",
-        "",
-        f"- Structures: {', '.join(content['structures'][1:])}",
-        f"- Input: {', '.join(content['channels'])} at {content['spacing']} mm (z, y, x), {window}",
-        f"- Network: {network['filters']} filters, {network['levels']} levels, "
-        f"{network['padding']} padding, normalization {network['normalization']}",
-        f"- Trained on patches of {content['patch_size']} voxels",
-        "",
-    ]
-    for title, values in (("Provenance", content["provenance"]), ("Metrics", content["metrics"])):
-        lines += [f"## {title}", "", *(f"- {key}: {value}" for key, value in values.items()), ""]
-    return "\n".join(lines)

@@ -28,10 +28,11 @@ def augment(
         spacing: (z, y, x) in mm.
         mirrored: see `flip`.
     """
-    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 7))
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 8))
     patch = flip(patch, seeds[0], settings.flip_axes, mirrored)
     # In the order of a scan: what is scanned, the scanner's resolution, its noise.
-    image = gamma(patch["image"], seeds[1], settings.gamma)
+    image = curve(patch["image"], seeds[7], settings.curve, settings.curve_knots)
+    image = gamma(image, seeds[1], settings.gamma)
     image = contrast(image, seeds[2], settings.contrast)
     image = brightness(image, seeds[3], settings.brightness)
     image = low_resolution(image, seeds[4], settings.low_resolution, spacing)
@@ -68,6 +69,28 @@ def flip(
         )
     image = tf.reverse(patch["image"], turned)
     return patch | {"image": image, "labels": labels, "annotated": annotated}
+
+
+def curve(image: tf.Tensor, seed: tf.Tensor, draw: Draw, knots: int) -> tf.Tensor:
+    """Replaces intensities by those of a random curve, for each channel another.
+
+    The curve connects `knots` points by straight lines: equally spaced between the patch's lowest
+    and highest intensity, their values uniform between minus and plus the drawn amount.
+    """
+
+    def change(amount: tf.Tensor, knot_seed: tf.Tensor) -> tf.Tensor:
+        channels = image.shape[-1]
+        values = tf.random.stateless_uniform([channels, knots], knot_seed, -amount, amount)
+        low = tf.reduce_min(image, [0, 1, 2])
+        span = tf.reduce_max(image, [0, 1, 2]) - low
+        place = tf.math.divide_no_nan(image - low, span) * (knots - 1)
+        left = tf.minimum(tf.floor(place), knots - 2.0)
+        first = tf.cast(left, tf.int32) + knots * tf.range(channels)
+        values = tf.reshape(values, [-1])
+        start, end = tf.gather(values, first), tf.gather(values, first + 1)
+        return start + (place - left) * (end - start)
+
+    return _maybe(image, seed, draw, change)
 
 
 def gamma(image: tf.Tensor, seed: tf.Tensor, draw: Draw) -> tf.Tensor:

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from tl3d_keras.errors import InputError
 
-PRESETS = ("none", "light", "full")
+PRESETS = ("none", "light", "full", "any_contrast")
 
 # Cubic B-splines with displacements below this share of the control points' distance do not fold:
 # Choi and Lee, Injectivity conditions of 2D and 3D uniform cubic B-spline functions, 2000.
@@ -52,6 +52,10 @@ class Augmentation:
         scaling: factor of sizes, larger above 1; its logarithm is uniform.
         elastic: mm, the largest displacement of a control point along an axis.
         elastic_grid: mm between the control points of the cubic B-spline.
+        curve: how far from 0 the values of a random curve go that replaces the intensities, which
+            makes a patch of another contrast, as another modality would see it.
+        curve_knots: points between the patch's lowest and highest intensity that the curve
+            connects by straight lines.
         gamma: exponent of the intensities between the patch's lowest and highest; its logarithm is
             uniform.
         contrast: factor of normalised intensities, which are 0 at a volume's mean or in the middle
@@ -69,6 +73,8 @@ class Augmentation:
     scaling: Draw = OFF
     elastic: Draw = OFF
     elastic_grid: float = 32.0
+    curve: Draw = OFF
+    curve_knots: int = 12
     gamma: Draw = OFF
     contrast: Draw = OFF
     brightness: Draw = OFF
@@ -89,7 +95,7 @@ class Augmentation:
             draw = getattr(self, name)
             if draw.probability and draw.low <= 0:
                 raise InputError(f"{name}: expected positive amounts, found {draw}")
-        for name in ("elastic", "blur", "noise"):
+        for name in ("elastic", "curve", "blur", "noise"):
             if getattr(self, name).low < 0:
                 raise InputError(f"{name}: expected amounts from 0 on, found {getattr(self, name)}")
         if self.elastic.probability and self.elastic.high > _FOLDING_SHARE * self.elastic_grid:
@@ -112,7 +118,8 @@ def preset(name: str, spacing: Sequence[float], flip_axes: Sequence[int] = ()) -
 
     "light" changes intensities alone, in every patch. "full" has nnU-Net 2.8's amounts and
     probabilities, its voxels taken as mm along the finest axis, and TorchIO 0.20's 7.5 mm of
-    elastic deformation, which nnU-Net leaves off.
+    elastic deformation, which nnU-Net leaves off. "any_contrast" replaces most patches' contrast
+    by a random one and scales more: for bases whose weights are to serve other modalities.
 
     Args:
         name: one of `PRESETS`; "none" still flips.
@@ -144,5 +151,12 @@ def preset(name: str, spacing: Sequence[float], flip_axes: Sequence[int] = ()) -
             low_resolution=Draw(finest, 2 * finest, 0.25),
             blur=Draw(0.5 * finest, finest, 0.2),
             noise=Draw(0.0, 0.3, 0.1),
+        )
+    if name == "any_contrast":
+        return replace(
+            preset("full", spacing, flips),
+            rotation=Draw(-30.0, 30.0, 0.3),
+            scaling=Draw(0.6, 1.6, 0.5),
+            curve=Draw(0.5, 2.0, 0.8),
         )
     raise InputError(f"expected an augmentation of {', '.join(PRESETS)}, found {name!r}")

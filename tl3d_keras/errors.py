@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class WorkerLost(RuntimeError):
     """Another worker of the cluster ended; the run goes on when all are started again."""
+
+
+class ServerError(RuntimeError):
+    """A server that gave no answer, or none that can be used; other input would change nothing."""

@@ -30,6 +30,7 @@ class OptimizerPlan:
             in their stead; 0: none.
         layer_rates: pairs of a layer name pattern and what the learning rate is multiplied with
             there; of several that match a layer the last counts.
+        adapter_rank: of what is trained in place of 3x3x3 kernels, see `adapters`; 0: none.
     """
 
     name: str = "adam"
@@ -39,6 +40,7 @@ class OptimizerPlan:
     clip_norm: float = 0.0
     ema: float = 0.0
     layer_rates: tuple[tuple[str, float], ...] = ()
+    adapter_rank: int = 0
 
 
 def check(plan: OptimizerPlan, stages: Sequence[int]) -> None:
@@ -55,7 +57,7 @@ def check(plan: OptimizerPlan, stages: Sequence[int]) -> None:
         raise InputError(
             f"--schedule: expected one of {', '.join(SCHEDULES)}, found {plan.schedule!r}"
         )
-    for steps in filter(None, stages):
+    for steps in stages:
         if not 0 <= plan.warmup_steps < steps:
             raise InputError(
                 f"--warmup_steps: expected fewer than the {steps} steps of a stage, "

@@ -205,6 +205,10 @@ class RunFolder:
         )
         write_file(self.path / "run.json", f"{json.dumps(self._run, indent=1)}\n".encode())
 
+    def noted(self, name: str, default: Any) -> Any:
+        """An entry of run.json, of this process or of one before it."""
+        return self._run.get(name, default)
+
     def restore(self, state: TrainingState) -> None:
         """Restores the last checkpoint, if there is one, and drops what was logged after it."""
         latest = tf.train.latest_checkpoint(self._shared / "checkpoints")

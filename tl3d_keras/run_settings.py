@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tl3d_keras import augmentation, mirrors, optimizers, transfer
+from tl3d_keras import augmentation, mirrors, optimizers, stages, transfer
 from tl3d_keras.errors import InputError
 from tl3d_keras.manifest import CaseEntry, Manifest
-from tl3d_keras.training import Stage
+from tl3d_keras.stages import Stage
 
 _AUTO_VALIDATION_SHARE = 10
 _MAX_AUTO_VALIDATION = 10
 _HEAD_STEPS_SHARE = 4
-_FINE_RATE = 0.1
-_TRUNK = ("encoder_*", "decoder_*")
+_TRUNK = ("encoder", "decoder")
 CLASS_WEIGHTS = ("none", "balanced")
 
 
@@ -24,13 +23,18 @@ class RunSettings:
     Attributes:
         records_dir: folder of the shards.
         mode: "scratch", "transfer" (all weights from the start) or "finetune" (the frozen layers
-            join after `head_steps`, at a tenth of the rate).
+            join after `head_steps`, at `fine_rate` times the rate) or "adapter" (all weights, but
+            of 3x3x3 kernels only low-rank updates, see `adapters`).
         base: what to start from, see `base_file.load`; its architecture also serves scratch.
         architecture: `filters`, `levels`, `padding`, `normalization` where they are not the base's.
         head: see `transfer.transfer_model`.
         input_channels_by: one of `weight_surgery.CHANNELS_BY`.
-        freeze: layer patterns; finetune freezes the whole trunk if there are none.
+        freeze: layers by name, see `layers_by_name.matching`; finetune freezes the whole trunk if
+            there are none.
         head_steps: steps of finetune's first stage; None: a quarter of all.
+        fine_rate: what the learning rate is multiplied with in finetune's second stage.
+        stages: in place of those of the mode, see `stages.parse`.
+        adapter_rank: of the mode "adapter".
         filters: of a network without base.
         levels: likewise.
         padding: likewise.
@@ -72,6 +76,9 @@ class RunSettings:
     input_channels_by: str = "mean"
     freeze: tuple[str, ...] = ()
     head_steps: int | None = None
+    fine_rate: float = 0.1
+    stages: tuple[str, ...] = ()
+    adapter_rank: int = 4
     filters: int = 32
     levels: int = 4
     padding: str = "valid"
@@ -136,16 +143,23 @@ def split_cases(
 
 
 def make_stages(settings: RunSettings) -> list[Stage]:
-    """The stages of a mode."""
+    """The stages that are asked for, or those of the mode.
+
+    Raises:
+        InputError: see `stages.parse`.
+    """
+    if settings.stages:
+        return stages.parse(settings.stages, settings.steps, settings.learning_rate)
     if settings.mode != "finetune":
         return [Stage(settings.mode, settings.steps, settings.learning_rate, settings.freeze)]
     head_steps = settings.head_steps
     if head_steps is None:
         head_steps = settings.steps // _HEAD_STEPS_SHARE
-    return [
+    both = [
         Stage("head", head_steps, settings.learning_rate, settings.freeze or _TRUNK),
-        Stage("all", settings.steps - head_steps, settings.learning_rate * _FINE_RATE),
+        Stage("all", settings.steps - head_steps, settings.learning_rate * settings.fine_rate),
     ]
+    return [stage for stage in both if stage.steps]
 
 
 def check(settings: RunSettings, manifest: Manifest) -> None:
@@ -154,11 +168,7 @@ def check(settings: RunSettings, manifest: Manifest) -> None:
         raise InputError(f"expected a mode of {', '.join(transfer.MODES)}, found {settings.mode!r}")
     if settings.mode != "scratch" and not settings.base:
         raise InputError(f"--mode={settings.mode}: expected --base, a model folder, found none")
-    if settings.mode == "scratch" and settings.freeze:
-        raise InputError(
-            "--freeze: expected no pattern with --mode=scratch, whose weights are "
-            f"random, found {','.join(settings.freeze)}"
-        )
+    _check_stages(settings)
     if settings.class_weights not in CLASS_WEIGHTS:
         raise InputError(
             f"expected class weights of {', '.join(CLASS_WEIGHTS)}, "
@@ -168,10 +178,28 @@ def check(settings: RunSettings, manifest: Manifest) -> None:
     augmentation.preset(settings.augmentation, manifest.spacing)
     if 2 in settings.flip_axes:
         mirrors.mirrored_labels(manifest.structures)
+
+
+def _check_stages(settings: RunSettings) -> None:
+    for flag, layers in (("freeze", settings.freeze), ("stages", settings.stages)):
+        if settings.mode == "scratch" and layers:
+            raise InputError(
+                f"--{flag}: expected no layers with --mode=scratch, whose weights are random, "
+                f"found {','.join(layers)}"
+            )
+    if settings.stages and (settings.freeze or settings.head_steps is not None):
+        raise InputError(
+            "expected --stages, which names what is trained, or --freeze and --head_steps, "
+            "found both"
+        )
     if settings.head_steps is not None and not 0 <= settings.head_steps <= settings.steps:
         raise InputError(
             f"--head_steps: expected 0 to {settings.steps}, found {settings.head_steps}"
         )
+    if settings.adapter_rank < 1:
+        raise InputError(f"--adapter_rank: expected 1 or more, found {settings.adapter_rank}")
+    if not 0 < settings.fine_rate < float("inf"):
+        raise InputError(f"--fine_rate: expected more than 0, found {settings.fine_rate}")
 
 
 def optimizer_plan(settings: RunSettings) -> optimizers.OptimizerPlan:
@@ -184,4 +212,5 @@ def optimizer_plan(settings: RunSettings) -> optimizers.OptimizerPlan:
         settings.clip_norm,
         settings.ema,
         settings.layer_rates,
+        settings.adapter_rank if settings.mode == "adapter" else 0,
     )

@@ -1,37 +1,22 @@
 """Training with `fit`: stages, validation, exact resume."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import tensorflow as tf
 
-from tl3d_keras import deep_supervision, losses
+from tl3d_keras import deep_supervision, frozen_weights, losses
+from tl3d_keras.adapters import Adapters
 from tl3d_keras.callbacks import Keeper, Profiler, Watch, Watching
+from tl3d_keras.frozen_weights import FrozenWeights
 from tl3d_keras.guards import Guard, GuardReport
+from tl3d_keras.layers_by_name import freeze, match_rates
 from tl3d_keras.optimizers import OptimizerPlan, build, make_optimizer
 from tl3d_keras.run_folder import RunFolder, TrainingState
+from tl3d_keras.stages import Stage, frozen_layers
 from tl3d_keras.trainer import MaskedTrainer
-from tl3d_keras.transfer import freeze, match_rates
 from tl3d_keras.unet3d import UNet3D, named_weights
 from tl3d_keras.weight_update import MovingAverage, WeightUpdate
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a training run.
-
-    Attributes:
-        name: for logs.
-        steps: batches.
-        learning_rate: its highest, after the warm-up.
-        frozen: name patterns of layers that stay as they are.
-    """
-
-    name: str
-    steps: int
-    learning_rate: float
-    frozen: tuple[str, ...] = ()
 
 
 def train(
@@ -57,7 +42,7 @@ def train(
         network: built in the strategy's scope; afterwards it holds the best weights by validation
             Dice, or the last ones without validation; the averaged ones where there is an average.
         batches: gives the batches from a number on, see `input_pipeline.training_batches`.
-        stages: in order; layers that no stage freezes are trained.
+        stages: in order, of 1 step or more each.
         folder: of the run, for checkpoints and logs.
         strategy: to train under.
         loss: from logits.
@@ -74,14 +59,22 @@ def train(
     Raises:
         Diverged: loss or gradients were not finite for several steps; `network` then holds the
             best weights, or the last ones without validation.
+        RuntimeError: weights that were to stay frozen have changed.
     """
     plan = optimizer or OptimizerPlan()
     with strategy.scope():
         logits = deep_supervision.with_heads(network) if supervise_levels else network.logits
         average = MovingAverage(named_weights(logits), plan.ema) if plan.ema else None
         guard = Guard()
-    update = WeightUpdate(plan.clip_norm, match_rates(network, plan.layer_rates), average)
-    state = TrainingState(logits, average, guard.state)
+        # Of the weights that the caller gave, whatever a checkpoint will put in their place.
+        adapters = Adapters(network.layers, plan.adapter_rank) if plan.adapter_rank else None
+    rates = match_rates(network, plan.layer_rates)
+    update = WeightUpdate(plan.clip_norm, rates, average, adapters)
+    held = [set(frozen_layers(network, stage)) for stage in stages]
+    always = sorted(set.intersection(*held))
+    untrained = frozen_weights.hashes(network, always)
+    more = guard.state | (adapters.state if adapters else {})
+    state = TrainingState(logits, average, more)
     folder.restore(state)
     watching = watching or Watching()
     watching.progress.start(sum(s.steps for s in stages), state.step)
@@ -89,19 +82,20 @@ def train(
     end = 0
     for stage in stages:
         start, end = end, end + stage.steps
-        if state.step >= end or not stage.steps:
+        if state.step >= end:
             continue
-        freeze(network, stage.frozen)
+        frozen = freeze(network, frozen_layers(network, stage))
         with strategy.scope():
             trainer = MaskedTrainer(network, loss, logits, update, guard)
             rule = make_optimizer(
                 plan, stage.learning_rate, stage.steps, network.get_config()["dtype"]
             )
             trainer.compile(optimizer=rule, jit_compile=False)
-            build(rule, logits.trainable_weights)
+            build(rule, update.trained(logits))
             state.attach(rule)
         if state.step > start:
             folder.restore(state)
+        kept = FrozenWeights(network, frozen, folder, state, stage.name, start)
         keeper = Keeper(folder, state, stage.name, validate, structures, watching)
         while state.step < end:
             # The last epoch of a stage may be a short one.
@@ -112,14 +106,18 @@ def train(
                 epochs=epochs,
                 steps_per_epoch=length,
                 shuffle=False,
-                callbacks=[*watchers, keeper],
+                callbacks=[*watchers, kept, keeper],
                 verbose=0,
             )
+        if kept.summary:
+            watching.progress.say(kept.summary)
     freeze(network, ())
     if state.best_step:
         state.recall_best()
     else:
         state.recall_average()
+    # Of averaged weights too.
+    frozen_weights.check_equal(untrained, frozen_weights.hashes(network, always))
     return state
 
 

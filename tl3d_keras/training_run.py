@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,19 +27,24 @@ from tl3d_keras import (
     training,
     transfer,
     validation_pictures,
+    volume_ranges,
     weight_surgery,
 )
 from tl3d_keras import manifest as manifest_module
+from tl3d_keras.adapters import trained_parameters
 from tl3d_keras.artifact import ModelInfo
 from tl3d_keras.base_file import Base
 from tl3d_keras.callbacks import Progress, Watching
 from tl3d_keras.errors import InputError, WorkerLost
 from tl3d_keras.guards import Diverged
 from tl3d_keras.inference import Segmenter
+from tl3d_keras.layers_by_name import match_rates
 from tl3d_keras.manifest import CaseEntry, Manifest
 from tl3d_keras.metrics import DiceSums
 from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.run_settings import RunSettings
+from tl3d_keras.stages import Stage, frozen_layers
+from tl3d_keras.unet3d import UNet3D
 
 _LOST_WORKER = (
     tf.errors.AbortedError,
@@ -56,6 +61,7 @@ def run(
     say: Callable[[str], None] = lambda _: None,
     profile: tuple[int, int] | None = None,
     histograms: bool = False,
+    report: bool = True,
 ) -> Path:
     """Trains, or goes on with, the run in `output_dir`.
 
@@ -66,6 +72,7 @@ def run(
         say: is given lines for the user.
         profile: see `callbacks.Watching`.
         histograms: likewise.
+        report: whether `report.html` is written.
 
     Returns:
         The folder of the model's version.
@@ -110,7 +117,8 @@ def run(
             )
         if follows:
             return Path(output_dir) / "model"
-        run_report.write(folder.path)
+        if report:
+            run_report.write(folder.path)
         return artifact.latest(Path(output_dir) / "model")
     finally:
         watching.progress.close()
@@ -139,14 +147,17 @@ def _train(
             f"{strategy.num_replicas_in_sync} devices, found {settings.batch_size}"
         )
     stages = run_settings.make_stages(settings)
+    plan = run_settings.optimizer_plan(settings)
     precision = devices.choose_precision(settings.precision)
     with strategy.scope():
         network, origins = run_parts.make_network(settings, manifest, base, precision)
-        frozen = transfer.freeze(network, stages[0].frozen)
-    transfer.match_rates(network, settings.layer_rates)
-    table = transfer.layer_table(network, origins, frozen)
+    # Before anything is trained, so that no wrong name ends a run halfway.
+    frozen = [frozen_layers(network, stage) for stage in stages]
+    match_rates(network, settings.layer_rates)
+    table = transfer.layer_table(network, origins, frozen[0])
     if base:
-        _say_table(table, say)
+        trained = [_trained(network, names, plan.adapter_rank) for names in frozen]
+        _say_table(table, list(zip(stages, trained, strict=True)), say)
         unused = weight_surgery.unused_layers(origins)
         if unused:
             say(f"not taken from the base: {', '.join(unused)}")
@@ -212,7 +223,7 @@ def _train(
             folder,
             strategy,
             loss,
-            run_settings.optimizer_plan(settings),
+            plan,
             settings.steps_per_epoch or max(1, settings.steps // 20),
             validate,
             manifest.structures,
@@ -272,18 +283,41 @@ def _provenance(
         "data": manifest.fingerprint,
         "training_cases": len(train_cases),
         "annotated_fraction": round(annotated / voxels, 4),
+        volume_ranges.PROVENANCE_KEY: volume_ranges.measure(
+            manifest.structures, train_cases, manifest.spacing
+        ),
         "settings": asdict(settings),
         "tl3d_keras": __version__,
         "tensorflow": tf.__version__,
-        "command": " ".join(sys.argv),
+        "command": run_report.command_line(sys.argv),
     }
 
 
-def _say_table(table: Sequence[transfer.LayerRow], say: Callable[[str], None]) -> None:
+def _say_table(
+    table: Sequence[transfer.LayerRow],
+    stages: Sequence[tuple[Stage, Mapping[str, int]]],
+    say: Callable[[str], None],
+) -> None:
+    """The layers, of which the first stage trains some, and what each stage trains."""
     width = max(len(row.layer) for row in table)
-    say(f"{'layer':{width}}  {'parameters':>10}  weights")
+    _, trained = stages[0]
+    say(f"{'layer':{width}}  {'parameters':>10}  {'trained':>10}  weights")
     for row in table:
         say(
-            f"{row.layer:{width}}  {row.parameters:10,}  {row.origin}"
+            f"{row.layer:{width}}  {row.parameters:10,}  {trained[row.layer]:10,}  {row.origin}"
             f"{', frozen' if row.frozen else ''}"
         )
+    parameters = sum(row.parameters for row in table)
+    for stage, trained in stages:
+        say(
+            f"stage {stage.name}: {stage.steps} steps at {stage.learning_rate:.3g}, trains "
+            f"{sum(trained.values()):,} parameters, the network has {parameters:,}"
+        )
+
+
+def _trained(network: UNet3D, frozen: Sequence[str], rank: int) -> dict[str, int]:
+    """How many numbers a stage trains, by layer."""
+    return {
+        layer.name: 0 if layer.name in frozen else trained_parameters(layer, rank)
+        for layer in network.layers
+    }

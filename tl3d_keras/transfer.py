@@ -1,7 +1,6 @@
-"""From a base model to a new task: a head by structure name, input channels, freezing by name."""
+"""From a base model to a new task: a head by structure name, and input channels."""
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from tl3d_keras.errors import InputError
 from tl3d_keras.unet3d import HEAD, UNet3D
 from tl3d_keras.weight_surgery import NEW
 
-MODES = ("scratch", "transfer", "finetune")
+MODES = ("scratch", "transfer", "finetune", "adapter")
 HEADS = ("by_name", "fresh")
 
 
@@ -90,52 +89,6 @@ def transfer_model(
     )
     origins[HEAD] = weight_surgery.fill_head(base, network) if head == "by_name" else NEW
     return network, origins
-
-
-def freeze(network: tf.keras.Model, patterns: Sequence[str]) -> list[str]:
-    """Freezes the layers whose names match any pattern, and unfreezes all others.
-
-    Args:
-        network: whose layers are set; compile it afterwards.
-        patterns: as in a shell: `encoder_*`, `*_conv_0`, `decoder_[01]_*`.
-
-    Returns:
-        The names of the frozen layers.
-
-    Raises:
-        InputError: a pattern matches no layer with weights; the message lists their names.
-    """
-    names = _matchable_layers(network, patterns)
-    frozen = [name for name in names if any(fnmatchcase(name, p) for p in patterns)]
-    for name in names:
-        network.get_layer(name).trainable = name not in frozen
-    return frozen
-
-
-def match_rates(network: tf.keras.Model, rates: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """Multipliers by layer name from those by pattern; the last pattern that matches counts.
-
-    Args:
-        network: whose layers are meant.
-        rates: pairs of a pattern, as for `freeze`, and a number.
-
-    Raises:
-        InputError: a pattern matches no layer with weights; the message lists their names.
-    """
-    names = _matchable_layers(network, [pattern for pattern, _ in rates])
-    return {name: rate for pattern, rate in rates for name in names if fnmatchcase(name, pattern)}
-
-
-def _matchable_layers(network: tf.keras.Model, patterns: Sequence[str]) -> list[str]:
-    """The names of the layers with weights; raises InputError for a pattern that matches none."""
-    names = [layer.name for layer in network.layers if layer.weights]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise InputError(
-                f"expected a pattern that matches a layer, found {pattern!r}; the "
-                f"layers are {', '.join(names)}"
-            )
-    return names
 
 
 def layer_table(
