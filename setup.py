@@ -30,8 +30,12 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["tl3d_keras*", "data_tools*", "experiments*"]),
-    package_data={"experiments": ["studies/*.json"]},
+    packages=[
+        *find_packages(include=["tl3d_keras*", "data_tools*", "experiments*"]),
+        "tl3d_keras.saved_models",
+    ],
+    package_dir={"tl3d_keras.saved_models": "saved_models"},
+    package_data={"tl3d_keras.saved_models": ["**/*"], "experiments": ["studies/*.json"]},
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.15.1",

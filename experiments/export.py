@@ -4,7 +4,8 @@
 
 writes /models/liver/<version>/, one above the highest version there, with warm-up requests for TF
 Serving where the extra `serving` is installed, and checks that TensorFlow alone loads it and gives
-the probabilities that Keras gives.
+the probabilities that Keras gives. `--format=published_h5` writes unet3d.h5, which the code of the
+authors of arXiv 2311.05032 loads.
 """
 
 import sys
@@ -29,16 +30,25 @@ _OUTPUT_DIR = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _FORMAT = flags.DEFINE_enum(
-    "format", "saved_model", ["saved_model"], "What to write.", flag_values=FLAGS
+    "format",
+    "saved_model",
+    ["saved_model", "published_h5"],
+    "saved_model, or the .h5 layout of the authors of arXiv 2311.05032.",
+    flag_values=FLAGS,
 )
 
 
 def main() -> None:
     """Reads the flags and exports."""
     load_tensorflow()
-    from tl3d_keras import artifact, served_check
+    from tl3d_keras import artifact, published, served_check
 
     model = artifact.load(_MODEL.value)
+    if _FORMAT.value == "published_h5":
+        file = Path(_OUTPUT_DIR.value) / "unet3d.h5"
+        published.save(model.network, model.info.intensity, file)
+        print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
+        return
     target = artifact.save(
         model.network,
         model.info,

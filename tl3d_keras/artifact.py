@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tl3d_keras import json_file, model_info
+from tl3d_keras import json_file, model_info, shipped
 from tl3d_keras.errors import InputError
 from tl3d_keras.model_info import ModelInfo
 from tl3d_keras.serving_graph import ServedModel
@@ -76,7 +76,8 @@ def load(path: str | os.PathLike, dtype: Any = None) -> Artifact:
     """Rebuilds the Keras model of an artifact.
 
     Args:
-        path: a version's folder, or a model's, of which the highest version is taken.
+        path: a version's folder, or a model's, of which the highest version is taken; or the name
+            of a base model that ships.
         dtype: a Keras dtype or mixed-precision policy; the weights stay float32.
 
     Raises:
@@ -108,7 +109,7 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
 
 def latest(path: str | os.PathLike) -> Path:
     """The folder of a model's highest version; a version's folder stays as it is."""
-    path = Path(path)
+    path = shipped.resolve(path)
     if (path / CONFIG_FILE).is_file():
         return path
     versions = _versions(path)
@@ -118,7 +119,8 @@ def latest(path: str | os.PathLike) -> Path:
     if (newest / "saved_model.pb").is_file():
         what = "a SavedModel that tl3d-keras did not write"
     elif not path.exists():
-        what = "no such folder"
+        what = "no such folder, nor one of the models that ship: "
+        what += ", ".join(shipped.names()) or "none"
     elif path.is_file():
         what = "a file"
     else:
