@@ -1,119 +1,210 @@
-"""Tiles: the same result whatever their size, and exactly the network's own."""
+"""Segmentation: the same whatever the tiles, exactly the network's own, with and without air."""
 
+import helpers
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tl3d_keras import inference
+from tl3d_keras import inference, tile_cost, tiling
 from tl3d_keras.errors import InputError
-from tl3d_keras.inference import Segmenter, plan_axis, plan_patches, plan_tiles
+from tl3d_keras.forward import fast_logits
+from tl3d_keras.inference import Segmenter
 from tl3d_keras.intensity import Intensity
-from tl3d_keras.unet3d import Geometry, UNet3D, named_weights
+from tl3d_keras.unet3d import Geometry, UNet3D
 from tl3d_keras.volumes import Volume
 
 WINDOW = Intensity("window", (-200.0,), (300.0,))
-
-
-def network(padding, levels=3, seed=0):
-    model = UNet3D(num_classes=3, filters=2, levels=levels, padding=padding)
-    rng = np.random.default_rng(seed)
-    for variable in named_weights(model).values():
-        variable.assign(rng.normal(scale=0.3, size=variable.shape))
-    return model
 
 
 def scan(shape, seed=1):
     return np.random.default_rng(seed).normal(scale=150, size=(*shape, 1)).astype(np.float32)
 
 
-@pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("size", [1, 7, 44, 61, 200])
-@pytest.mark.parametrize("max_input", [0, 64, 132, 1000])
-def test_tiles_cover_the_axis_once_at_multiples_of_the_stride(padding, size, max_input):
-    geometry = Geometry(4, padding)
-    spans = plan_axis(size, geometry, max_input)
-    assert [s.start for s in spans] == [0, *(s.stop for s in spans[:-1])]
-    assert spans[-1].stop == size
-    for span in spans:
-        assert geometry.is_input_size(span.read_size)
-        assert (span.read_start + geometry.margin) % 8 == 0
-        assert span.skip == span.start - span.read_start - geometry.margin
-        assert span.skip + span.stop - span.start <= geometry.output_size(span.read_size)
+def body(shape, first, size):
+    """A scan of air with tissue in a box, the air noisy below the window."""
+    rng = np.random.default_rng(2)
+    image = rng.uniform(-1100, -201, (*shape, 1)).astype(np.float32)
+    box = tuple(slice(a, a + n) for a, n in zip(first, size, strict=True))
+    image[box] = rng.normal(scale=150, size=(*size, 1))
+    return image
+
+
+def tiles_of(segmenter, steps, monkeypatch):
+    """Has a segmenter take tiles of these output voxels."""
+    axes = []
+
+    def plan(shape, network, memory, probabilities, wanted=None, is_needed=None):
+        bounds = wanted or [(0, n) for n in shape]
+        geometry = Geometry(network.levels, network.padding)
+        axes[:] = [
+            tiling.plan_axis(n, geometry, step, *bound)
+            for n, step, bound in zip(shape, steps, bounds, strict=True)
+        ]
+        return tuple(axes)
+
+    monkeypatch.setattr(tiling, "plan_tiles", plan)
+    return axes
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
-def test_results_are_the_same_whatever_the_tile(padding):
-    model, image = network(padding, levels=2), scan((42, 47, 53))
-    whole = Segmenter(model, WINDOW, 1e12)
-    assert len(plan_tiles(image.shape[:3], model, 1e12)) == 1
-    expected = whole.probabilities(image)
-    counts = set()
-    for voxels in (32**3, 32 * 36 * 40, 40**3):
-        memory = voxels * 2 * inference._BYTES_PER_VOXEL_AND_FILTER
-        counts.add(len(plan_tiles(image.shape[:3], model, memory)))
-        found = Segmenter(model, WINDOW, memory)
-        np.testing.assert_allclose(found.probabilities(image), expected, atol=1e-5)
-        np.testing.assert_array_equal(found.labels(image), expected.argmax(-1))
-    assert len(counts) >= 3 and min(counts) > 1
+@pytest.mark.parametrize("normalization", [None, "instance"])
+def test_fast_logits_are_those_of_the_layers(padding, normalization):
+    network = helpers.network(
+        filters=2, levels=3, padding=padding, normalization=normalization, input_channels=2
+    )
+    size = network.geometry.input_size(4)
+    image = tf.random.stateless_normal((1, size, size + 4, size + 8, 2), (1, 2))
+    expected = network.logits(image)
+    found = tf.function(fast_logits(network), autograph=False)(image)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_segmenter_follows_the_weights():
+    network, image = helpers.network(), scan((8, 8, 8))
+    segmenter = Segmenter(network, WINDOW)
+    before = segmenter.probabilities(image)
+    network.get_layer("decoder_0_conv_0").kernel.assign_add(tf.ones((3, 3, 3, 12, 4)))
+    after = segmenter.probabilities(image)
+    assert np.abs(after - before).max() > 0.01
+    np.testing.assert_allclose(
+        after, network(WINDOW.normalise(image)[None], training=False)[0], atol=1e-5
+    )
+
+
+STEPS = [(12, 12, 12), (2, 24, 48), (30, 8, 16), (99, 4, 99), (16, 99, 6), (10, 14, 18)]
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_results_are_the_same_whatever_the_tile(padding, monkeypatch):
+    network, image = helpers.network(padding=padding), scan((25, 31, 38))
+    segmenter = Segmenter(network, WINDOW)
+    expected = segmenter.probabilities(image)
+    # Where two classes are all but equal, rounding decides.
+    first, second = np.sort(expected, axis=-1)[..., :-3:-1].transpose(3, 0, 1, 2)
+    clear = first - second > 1e-4
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(segmenter.labels(image), expected.argmax(-1))
+    for steps in STEPS:
+        axes = tiles_of(segmenter, steps, monkeypatch)
+        np.testing.assert_allclose(segmenter.probabilities(image), expected, atol=1e-4)
+        assert max(map(len, axes)) > 1
+        labels = segmenter.labels(image)
+        np.testing.assert_array_equal(labels[clear], expected.argmax(-1)[clear])
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_one_tile_is_the_network_on_the_padded_volume(padding):
-    model, image = network(padding), scan((8, 8, 8))
-    geometry = model.geometry
+    network, image = helpers.network(padding=padding), scan((8, 8, 8))
+    geometry = network.geometry
     after = geometry.input_size(8) - 8 - geometry.margin
-    padded = np.pad(image[..., 0], [(geometry.margin, after)] * 3, constant_values=image.min())[
-        ..., None
-    ]
-    expected = model(WINDOW.normalise(padded)[None])[0, :8, :8, :8]
-    np.testing.assert_allclose(
-        Segmenter(model, WINDOW, 1e12).probabilities(image), expected, atol=1e-6
-    )
+    padded = np.pad(image[..., 0], [(geometry.margin, after)] * 3, constant_values=image.min())
+    expected = network(WINDOW.normalise(padded[..., None])[None])[0, :8, :8, :8]
+    np.testing.assert_allclose(Segmenter(network, WINDOW).probabilities(image), expected, atol=1e-5)
 
 
-def test_zscore_is_that_of_the_whole_volume_in_every_tile():
-    model, image = network("valid"), scan((58, 75, 90)) + np.linspace(0, 900, 90)[:, None]
-    zscore = Intensity("zscore")
-    memory = 64**3 * 2 * inference._BYTES_PER_VOXEL_AND_FILTER
-    assert len(plan_tiles(image.shape[:3], model, memory)) > 1
-    np.testing.assert_allclose(
-        Segmenter(model, zscore, memory).probabilities(image),
-        Segmenter(model, zscore, 1e12).probabilities(image),
-        atol=1e-5,
-    )
+def test_zscore_is_that_of_the_whole_volume_in_every_tile(monkeypatch):
+    network = helpers.network(padding="valid")
+    image = scan((18, 25, 30)) + np.linspace(0, 900, 30, dtype=np.float32)[:, None]
+    segmenter = Segmenter(network, Intensity("zscore"))
+    expected = segmenter.probabilities(image)
+    axes = tiles_of(segmenter, (8, 8, 8), monkeypatch)
+    np.testing.assert_allclose(segmenter.probabilities(image), expected, atol=1e-5)
+    assert min(map(len, axes)) > 1
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("size", [1, 8, 15, 16, 17, 40, 101])
-def test_patches_for_normalised_networks_cover_the_axis_once(padding, size):
-    geometry = Geometry(2, padding)
-    spans = plan_patches(size, geometry, 16 + 2 * geometry.margin)
-    assert [s.start for s in spans] == [0, *(s.stop for s in spans[:-1])]
-    assert spans[-1].stop == size
-    for span in spans:
-        assert span.stop > span.start
-        assert span.read_size == 16 + 2 * geometry.margin
-        assert span.skip == span.start - span.read_start - geometry.margin
-        assert 0 <= span.skip and span.skip + span.stop - span.start <= 16
-        inner = padding == "same" and 0 < span.start and span.stop < size
-        assert not inner or 3 <= span.skip <= 5
+@pytest.mark.parametrize("mode", ["window", "zscore"])
+def test_skipping_air_changes_nothing(padding, mode, monkeypatch):
+    network = helpers.network(padding=padding)
+    image = body((22, 50, 90), (9, 21, 30), (6, 5, 11))
+    if mode == "zscore":
+        image = np.maximum(image, -200)
+    intensity = WINDOW if mode == "window" else Intensity("zscore")
+    plain = Segmenter(network, intensity)
+    skipping = Segmenter(network, intensity, skip_air=True)
+    read, reader = [], inference.read_ahead
+
+    def counted(image, tiles, floor):
+        read.append(sum(np.prod([span.read_size for span in tile]) for tile in tiles))
+        return reader(image, tiles, floor)
+
+    monkeypatch.setattr(inference, "read_ahead", counted)
+    # What a tile takes whatever its size would make one tile of this small scan the fastest.
+    monkeypatch.setattr(tile_cost, "_SECONDS_PER_TILE", 0)
+    tile_cost.of_tile.cache_clear()
+    np.testing.assert_array_equal(skipping.labels(image), plain.labels(image))
+    assert read[0] < 0.6 * read[1]
+    np.testing.assert_allclose(skipping.probabilities(image), plain.probabilities(image), atol=1e-5)
+    tile_cost.of_tile.cache_clear()
 
 
-def test_normalised_networks_see_tiles_of_their_training_patch():
-    model = UNet3D(3, 8, 2, padding="same", normalization="group")
+def test_nothing_but_air_is_one_answer():
+    image = body((20, 20, 20), (0, 0, 0), (0, 0, 0))
+    network = helpers.network()
+    found = Segmenter(network, WINDOW, skip_air=True).probabilities(image)
+    np.testing.assert_allclose(found, Segmenter(network, WINDOW).probabilities(image), atol=1e-6)
+
+
+def test_patches_are_blended():
+    """Two patches along x, by hand."""
+    network = helpers.network(filters=8, normalization="group")
     image = scan((16, 16, 24))
-    found = Segmenter(model, WINDOW, patch_size=(16, 16, 16)).probabilities(image)
-    tiles = [model(WINDOW.normalise(image[None, :, :, x : x + 16]))[0].numpy() for x in (0, 8)]
-    np.testing.assert_allclose(found[:, :, :12], tiles[0][:, :, :12], atol=1e-5)
-    np.testing.assert_allclose(found[:, :, 12:], tiles[1][:, :, 4:], atol=1e-5)
+    found = Segmenter(network, WINDOW, patch_size=(16, 16, 16)).probabilities(image)
+    left, right = (
+        network(WINDOW.normalise(image[None, :, :, x : x + 16]))[0].numpy() for x in (0, 8)
+    )
+    weight = np.exp(-0.5 * ((np.arange(16) - 7.5) / 2) ** 2)
+    share = (weight[8:] / (weight[8:] + weight[:8]))[:, None]
+    expected = np.concatenate(
+        [left[:, :, :8], share * left[:, :, 8:] + (1 - share) * right[:, :, :8], right[:, :, 8:]], 2
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_too_little_memory_says_how_much_is_needed():
-    with pytest.raises(InputError, match="expected at least .* GiB for the smallest tile"):
-        plan_tiles((300, 300, 300), network("valid", levels=4), 1e6)
+@pytest.mark.parametrize("normalization", [None, "group"])
+def test_blended_layers_of_slices_join(normalization):
+    """Along z as along x, where all patches of a layer are added up before it is given out."""
+    network = helpers.network(normalization=normalization)
+    kernels = [v for v in network.trainable_variables if len(v.shape) == 5]
+    for kernel in kernels:
+        # Alike along z and x, so that the turned scan has the turned answer.
+        kernel.assign((kernel + tf.transpose(kernel, [2, 1, 0, 3, 4])) / 2)
+    image = body((13, 8, 37), (4, 2, 9), (5, 5, 9))
+    segmenter = Segmenter(network, WINDOW, None, (8, 8, 8), overlap=0.3, skip_air=True)
+    expected = segmenter.probabilities(image)
+    turned = segmenter.probabilities(np.swapaxes(image, 0, 2))
+    np.testing.assert_allclose(np.swapaxes(turned, 0, 2), expected, atol=1e-5)
+    np.testing.assert_array_equal(segmenter.labels(image), expected.argmax(-1))
+    plain = Segmenter(network, WINDOW, None, (8, 8, 8), overlap=0.3)
+    np.testing.assert_allclose(plain.probabilities(image), expected, atol=1e-5)
+
+
+def test_mirrors_are_averaged():
+    network, image = helpers.network(), scan((8, 8, 12))
+    plain = Segmenter(network, WINDOW)
+    expected = sum(
+        np.flip(plain.probabilities(np.flip(image, axes)), axes) for axes in ((), 0, 2, (0, 2))
+    )
+    mirrored = Segmenter(network, WINDOW, mirror_axes=(0, 2))
+    np.testing.assert_allclose(mirrored.probabilities(image), expected / 4, atol=1e-5)
+    np.testing.assert_array_equal(mirrored.labels(image), expected.argmax(-1))
+
+
+def test_what_cannot_be_asked_for():
+    sided = UNet3D(3, 2, 2, padding="same", structures=["kidney_left", "kidney_right"])
+    with pytest.raises(InputError, match="no mirrors along x .* 'kidney_left' and 'kidney_right'"):
+        Segmenter(sided, WINDOW, mirror_axes=(2,))
+    Segmenter(sided, WINDOW, mirror_axes=(0, 1))
+    with pytest.raises(InputError, match="no --overlap for a network with valid padding"):
+        Segmenter(helpers.network(padding="valid"), WINDOW, patch_size=(32,) * 3, overlap=0.5)
+    with pytest.raises(InputError, match="--overlap of 0 to 0.9, found 1"):
+        Segmenter(helpers.network(), WINDOW, patch_size=(16,) * 3, overlap=1)
+    small = Segmenter(helpers.network(), WINDOW, 1e6, patch_size=(16,) * 3, overlap=0.5)
+    with pytest.raises(InputError, match="to blend patches of 16, 16, 16 voxels, found 0.00 GiB"):
+        small.labels(scan((16, 16, 16)))
 
 
 def test_segment_writes_on_the_grid_of_the_input():
-    model = network("same", levels=2)
     rng = np.random.default_rng(0)
     volume = Volume(
         rng.normal(scale=100, size=(9, 14, 11, 1)).astype(np.float32),
@@ -121,7 +212,7 @@ def test_segment_writes_on_the_grid_of_the_input():
         (10.0, -20.0, 30.0),
         (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0),
     )
-    labels = inference.segment(volume, Segmenter(model, WINDOW), (2.0, 2.0, 2.0))
+    labels = inference.segment(volume, Segmenter(helpers.network(), WINDOW), (2.0, 2.0, 2.0))
     assert labels.array.shape == (9, 14, 11, 1)
     assert labels.array.dtype == np.uint8
     assert (labels.spacing, labels.origin, labels.direction) == (
@@ -133,7 +224,6 @@ def test_segment_writes_on_the_grid_of_the_input():
 
 def test_segmentation_follows_the_orientation_of_the_scan():
     """A scan stored flipped is segmented as the same patient."""
-    model = network("same", levels=2)
     plain = Volume(scan((8, 10, 12)), (1.0, 1.0, 1.0))
     flipped = Volume(
         plain.array[:, ::-1, ::-1],
@@ -141,7 +231,7 @@ def test_segmentation_follows_the_orientation_of_the_scan():
         (11.0, 9.0, 0.0),
         (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0),
     )
-    segmenter = Segmenter(model, WINDOW)
+    segmenter = Segmenter(helpers.network(), WINDOW)
     expected = inference.segment(plain, segmenter, plain.spacing).array
     found = inference.segment(flipped, segmenter, plain.spacing).array
     assert len(np.unique(expected)) > 1

@@ -1,151 +1,29 @@
-"""Whole-volume segmentation in tiles that give the same result whatever their size.
+"""Whole-volume segmentation: exact tiles that give the same result whatever their size, or patches.
 
-A U-Net commutes with shifts by its pooling stride, and its output at a voxel depends on the input
-within its reach. Tiles that start at multiples of the stride and see the reach around them compute
-what one pass over the whole volume would.
-
-Group and instance normalisation look at the whole tile, so networks with them get tiles of the size
-that they were trained on, overlapping by half for same padding, of which the middle counts.
+Networks with normalisation layers, which look at the whole tile, get blended patches of the size
+that they were trained on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
-from typing import NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tl3d_keras import resampling
+from tl3d_keras import air, memory, resampling, tile_cost, tiling
+from tl3d_keras.blending import Blending
 from tl3d_keras.errors import InputError
+from tl3d_keras.forward import tile_function
 from tl3d_keras.intensity import Intensity
-from tl3d_keras.memory import available_memory
-from tl3d_keras.unet3d import Geometry, UNet3D
+from tl3d_keras.lazy_image import ArrayImage, GridImage, LazyImage, read_ahead
+from tl3d_keras.mirrors import mirrored_labels
+from tl3d_keras.survey import Survey, survey
+from tl3d_keras.tiling import Axes
+from tl3d_keras.unet3d import HEAD, UNet3D
 from tl3d_keras.volumes import Volume
 
-# Peak bytes a voxel of input and filter of the first level, measured with the default network.
-_BYTES_PER_VOXEL_AND_FILTER = 60
-
-
-class Span(NamedTuple):
-    """One tile along one axis, in voxels of the volume.
-
-    Attributes:
-        read_start: first input voxel, may be negative.
-        read_size: input voxels.
-        start: first output voxel to keep.
-        stop: end of the output voxels to keep.
-        skip: output voxels of the network in front of `start`.
-    """
-
-    read_start: int
-    read_size: int
-    start: int
-    stop: int
-    skip: int
-
-
-def plan_axis(size: int, geometry: Geometry, max_input: int) -> list[Span]:
-    """Cuts an axis into tiles.
-
-    Args:
-        size: voxels of the volume along the axis.
-        geometry: of the network.
-        max_input: most input voxels of a tile; the smallest possible tile may be larger.
-
-    Returns:
-        Tiles that cover 0..size without overlap, starting at multiples of the stride.
-    """
-    if geometry.padding == "valid":
-        return _plan_valid(size, geometry, max_input)
-    return _plan_same(size, geometry, max_input)
-
-
-def _plan_valid(size: int, geometry: Geometry, max_input: int) -> list[Span]:
-    margin, stride = geometry.margin, geometry.stride
-    whole = geometry.input_size(size)
-    if whole <= max_input:
-        return [Span(-margin, whole, 0, size, 0)]
-    read = geometry.input_size(stride)
-    while read + stride <= max_input:
-        read += stride
-    step = (read - 2 * margin) // stride * stride
-    return [
-        Span(start - margin, read, start, min(start + step, size), 0)
-        for start in range(0, size, step)
-    ]
-
-
-def _plan_same(size: int, geometry: Geometry, max_input: int) -> list[Span]:
-    stride = geometry.stride
-    whole = -(-size // stride) * stride
-    if whole <= max_input:
-        return [Span(0, whole, 0, size, 0)]
-    halo = -(-geometry.reach // stride) * stride
-    step = max(stride, (max_input - 2 * halo) // stride * stride)
-    spans = []
-    for start in range(0, size, step):
-        read_start = max(0, start - halo)
-        read_stop = min(whole, start + step + halo)
-        spans.append(
-            Span(
-                read_start,
-                read_stop - read_start,
-                start,
-                min(start + step, size),
-                start - read_start,
-            )
-        )
-    return spans
-
-
-def plan_patches(size: int, geometry: Geometry, patch: int) -> list[Span]:
-    """Cuts an axis into tiles of `patch` input voxels each, for a network with normalisation."""
-    output = geometry.output_size(patch)
-    if size <= output:
-        starts = np.array([(size - output) // 2])
-    else:
-        step = output if geometry.padding == "valid" else output // 2
-        starts = np.linspace(0, size - output, 1 + -(-(size - output) // step)).astype(int)
-    # Between two tiles, what they share is halved.
-    ends = [*((starts[1:] + starts[:-1] + output) // 2), size]
-    begins = [0, *ends[:-1]]
-    return [
-        Span(int(start) - geometry.margin, patch, int(begin), int(end), int(begin - start))
-        for start, begin, end in zip(starts, begins, ends, strict=True)
-    ]
-
-
-def plan_tiles(
-    shape: Sequence[int], network: UNet3D, memory_bytes: float
-) -> list[tuple[Span, Span, Span]]:
-    """Chooses tiles (z, y, x) for a volume that fit the memory, as few and large as possible.
-
-    Raises:
-        InputError: not even the smallest tile fits.
-    """
-    geometry = network.geometry
-    per_voxel = _BYTES_PER_VOXEL_AND_FILTER * network.get_config()["filters"]
-    most_voxels = memory_bytes / per_voxel
-    sizes = [geometry.input_size(n) for n in shape]
-    axes = [plan_axis(n, geometry, m) for n, m in zip(shape, sizes, strict=True)]
-    while _largest(axes) > most_voxels:
-        # Shrinking the longest side keeps tiles near cubes, which have the least halo.
-        longest = int(np.argmax([max(s.read_size for s in spans) for spans in axes]))
-        sizes[longest] = max(s.read_size for s in axes[longest]) - geometry.stride
-        spans = plan_axis(shape[longest], geometry, sizes[longest])
-        if max(s.read_size for s in spans) > sizes[longest]:
-            need = _largest(axes) * per_voxel / 2**30
-            raise InputError(
-                f"expected at least {need:.1f} GiB for the smallest tile of this "
-                f"network, found {memory_bytes / 2**30:.1f} GiB; see --memory_gib"
-            )
-        axes[longest] = spans
-    z, y, x = axes
-    return list(product(z, y, x))
-
-
-def _largest(axes: Sequence[Sequence[Span]]) -> int:
-    return int(np.prod([max(s.read_size for s in spans) for spans in axes]))
+_PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
 class Segmenter:
@@ -154,8 +32,17 @@ class Segmenter:
     Args:
         network: with weights; float32 or mixed precision.
         intensity: the normalisation that it was trained with.
-        memory_bytes: limit for a tile's working memory; None takes `available_memory()`.
-        patch_size: (Z, Y, X) of the training patches, the tiles of a network with normalisation.
+        memory_bytes: limit for what the process holds; None for 60 % of what is free beside it.
+        patch_size: (Z, Y, X) of the training patches.
+        overlap: blends tiles of `patch_size` that share at least this part of each axis with the
+            next, by Gaussian weights; None for exact tiles or, with normalisation, for 0.5 (same
+            padding) and 0 (valid).
+        mirror_axes: of 0 to 2 (z, y, x); probabilities are averaged over all mirrors along them.
+        skip_air: leaves out tiles that see nothing but air, whose answer is computed once.
+
+    Raises:
+        InputError: an overlap of exact tiles or outside 0 to 0.9, or mirrors along x of structures
+            that have a side.
     """
 
     def __init__(
@@ -164,24 +51,25 @@ class Segmenter:
         intensity: Intensity,
         memory_bytes: float | None = None,
         patch_size: Sequence[int] | None = None,
+        overlap: float | None = None,
+        mirror_axes: Sequence[int] = (),
+        skip_air: bool = False,
     ) -> None:
-        self._network = network
+        self._geometry = network.geometry
+        precision = _PRECISIONS[tf.as_dtype(network.get_layer(HEAD).compute_dtype).name]
+        self._network = tile_cost.Network.of(network.get_config(), precision)
         self._intensity = intensity
-        self._patch_size = patch_size if network.get_config()["normalization"] else None
-        self._memory_bytes = memory_bytes or available_memory()
-        channels = network.get_config()["input_channels"]
-        self._probabilities = tf.function(
-            lambda tile: network(tile, training=False)[0],
-            input_signature=[tf.TensorSpec([1, None, None, None, channels])],
-            autograph=False,
-        )
-        self._labels = tf.function(
-            lambda tile: tf.cast(tf.argmax(network(tile, training=False)[0], -1), tf.uint8),
-            input_signature=self._probabilities.input_signature,
-            autograph=False,
-        )
+        self._patch_size = patch_size
+        self._overlap = _choose_overlap(overlap, self._network, patch_size)
+        _check_mirrors(mirror_axes, network.structures)
+        self._skip_air = skip_air
+        self._memory_bytes = memory_bytes
+        self._held_before = memory.resident_memory()
+        self._reserved = 0
+        make = partial(tile_function, network, intensity, mirror_axes=mirror_axes)
+        self._labels, self._probabilities = make(labels=True), make(labels=False)
 
-    def labels(self, image: np.ndarray) -> np.ndarray:
+    def labels(self, image: np.ndarray | LazyImage) -> np.ndarray:
         """Segments a raw volume.
 
         Args:
@@ -189,54 +77,99 @@ class Segmenter:
 
         Returns:
             uint8 [Z, Y, X], 0 for background and 1..K for the structures.
+
+        Raises:
+            InputError: the memory does not suffice; it says how much does.
         """
-        result = np.zeros(image.shape[:3], np.uint8)
-        for where, tile in self._tiles(image, self._labels):
-            result[where] = tile
+        image = ArrayImage(image) if isinstance(image, np.ndarray) else image
+        result = np.zeros(image.shape, np.uint8)
+        if self._overlap is None:
+            self._compute_tiles(image, result, self._labels)
+        for first, block in self._blended(image, result.nbytes):
+            result[first : first + len(block)] = block.argmax(-1)
         return result
 
-    def probabilities(self, image: np.ndarray) -> np.ndarray:
+    def probabilities(self, image: np.ndarray | LazyImage) -> np.ndarray:
         """As `labels`, but float32 [Z, Y, X, K + 1]."""
-        classes = self._network.get_config()["num_classes"]
-        result = np.zeros((*image.shape[:3], classes), np.float32)
-        for where, tile in self._tiles(image, self._probabilities):
-            result[where] = tile
+        image = ArrayImage(image) if isinstance(image, np.ndarray) else image
+        result = np.zeros((*image.shape, self._network.classes), np.float32)
+        if self._overlap is None:
+            self._compute_tiles(image, result, self._probabilities)
+        for first, block in self._blended(image, result.nbytes):
+            result[first : first + len(block)] = block
         return result
 
-    def _plan(self, shape: Sequence[int]) -> list[tuple[Span, Span, Span]]:
-        if not self._patch_size:
-            return plan_tiles(shape, self._network, self._memory_bytes)
-        z, y, x = (
-            plan_patches(n, self._network.geometry, patch)
-            for n, patch in zip(shape, self._patch_size, strict=True)
-        )
-        return list(product(z, y, x))
+    def plan(self, shape: Sequence[int], held: int = 0, probabilities: bool = False) -> Axes:
+        """The exact tiles of a volume.
 
-    def _tiles(
-        self, image: np.ndarray, function: Callable[[tf.Tensor], tf.Tensor]
-    ) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
-        image = np.asarray(image, np.float32)
-        scale, shift = self._intensity.coefficients(tf.constant(image))
-        floor = image.min(axis=(0, 1, 2))
-        for spans in self._plan(image.shape[:3]):
-            raw = _read(image, spans, floor)
-            tile = self._intensity.apply(tf.constant(raw), scale, shift)
-            output = function(tile[tf.newaxis]).numpy()
-            keep = tuple(slice(s.skip, s.skip + s.stop - s.start) for s in spans)
-            yield tuple(slice(s.start, s.stop) for s in spans), output[keep]
+        Args:
+            shape: (Z, Y, X).
+            held: bytes that the process holds beside a tile, more than before the first volume.
+            probabilities: whether these are wanted.
+        """
+        return tiling.plan_tiles(shape, self._network, self._budget(held), probabilities)
 
+    def _budget(self, held: int) -> float:
+        if self._memory_bytes is None:
+            return memory.available_memory() - held
+        return self._memory_bytes - self._held_before - held
 
-def _read(image: np.ndarray, spans: Sequence[Span], floor: np.ndarray) -> np.ndarray:
-    """The input of a tile; beyond the volume lies its lowest value, as in training."""
-    tile = np.empty((*(s.read_size for s in spans), image.shape[-1]), np.float32)
-    tile[:] = floor
-    source, target = [], []
-    for span, size in zip(spans, image.shape, strict=False):
-        start, stop = max(0, span.read_start), min(size, span.read_start + span.read_size)
-        source.append(slice(start, stop))
-        target.append(slice(start - span.read_start, stop - span.read_start))
-    tile[tuple(target)] = image[tuple(source)]
-    return tile
+    def _compute_tiles(self, image: LazyImage, result: np.ndarray, function: Callable) -> None:
+        seen = survey(image, self._intensity)
+        compute = _with(function, seen)
+        probabilities = function is self._probabilities
+        held = result.nbytes + image.nbytes
+        axes = self.plan(image.shape, held, probabilities)
+        tiles = tiling.tiles(axes)
+        if self._skip_air:
+            found = air.plan_without_air(
+                air.Air(image, seen, self._intensity, self._geometry),
+                image.shape,
+                self._network,
+                self._budget(held),
+                probabilities,
+                axes,
+            )
+            if found:
+                axes, needed = found
+                tiles = [t for t, at in zip(tiling.tiles(axes), needed.flat, strict=True) if at]
+                air.fill(result, seen.floor, self._geometry, compute)
+        self._reserve(axes, probabilities)
+        for tile, raw in read_ahead(image, tiles, seen.floor):
+            keep = tuple(slice(s.skip, s.skip + s.stop - s.start) for s in tile)
+            result[tiling.place(tile)] = compute(raw)[keep]
+
+    def _blended(self, image: LazyImage, held: int) -> Iterator[tuple[int, np.ndarray]]:
+        if self._overlap is None or self._patch_size is None:
+            return
+        seen = survey(image, self._intensity)
+        blending = Blending(image.shape, self._geometry, self._patch_size, self._overlap)
+        z, y, x = self._patch_size
+        need = tile_cost.of_tile(self._network, (z, y, x), True).bytes
+        need += blending.sums_bytes(self._network.classes)
+        budget = self._budget(held + image.nbytes)
+        if need > budget:
+            raise InputError(
+                f"expected at least {need / 2**30:.2f} GiB to blend patches of {z}, {y}, {x} "
+                f"voxels, found {max(0, budget) / 2**30:.2f} GiB left for it; see --memory_gib"
+            )
+        self._reserve(blending.axes, probabilities=True)
+        compute = _with(self._probabilities, seen)
+        if self._skip_air:
+            where = air.Air(image, seen, self._intensity, self._geometry)
+            compute = where.computed_once(compute)
+        yield from blending.probabilities(image, self._network.classes, seen.floor, compute)
+
+    def _reserve(self, axes: Axes, probabilities: bool) -> None:
+        """Lets TensorFlow's allocator get the memory of a tile in one piece.
+
+        It keeps what it gets, and piece by piece it would end with up to twice as much.
+        """
+        z, y, x = (max(s.read_size for s in spans) for spans in axes)
+        need = tile_cost.of_tile(self._network, (z, y, x), probabilities).bytes
+        if need > self._reserved and not tf.config.list_physical_devices("GPU"):
+            tf.raw_ops.Empty(shape=[need], dtype=tf.uint8, init=False)
+            self._reserved = need
 
 
 def segment(volume: Volume, segmenter: Segmenter, spacing: Sequence[float]) -> Volume:
@@ -250,8 +183,38 @@ def segment(volume: Volume, segmenter: Segmenter, spacing: Sequence[float]) -> V
     Returns:
         uint8 labels [Z, Y, X, 1] on exactly the grid of `volume`.
     """
-    # Between whole numbers too, which an image of integers would lose.
-    image = volume.with_array(volume.array.astype(np.float32, copy=False))
-    seen = resampling.to_grid(image, spacing)
-    labels = segmenter.labels(seen.array)
-    return resampling.labels_onto(seen.with_array(labels[..., np.newaxis]), volume)
+    image = GridImage(volume, spacing)
+    labels = segmenter.labels(image)
+    return resampling.labels_onto(image.grid.with_array(labels[..., np.newaxis]), volume)
+
+
+def _with(function: Callable[..., Any], seen: Survey) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda raw: function(raw, seen.scale, seen.shift).numpy()
+
+
+def _choose_overlap(
+    overlap: float | None, network: tile_cost.Network, patch_size: Sequence[int] | None
+) -> float | None:
+    if overlap is None:
+        if not (network.normalised and patch_size):
+            return None
+        return 0.5 if network.padding == "same" else 0.0
+    if not network.normalised and network.padding == "valid":
+        raise InputError(
+            "expected no --overlap for a network with valid padding, whose tiles are exact without"
+        )
+    if not 0 <= overlap <= 0.9:
+        raise InputError(f"expected --overlap of 0 to 0.9, found {overlap:g}")
+    return overlap
+
+
+def _check_mirrors(axes: Sequence[int], structures: Sequence[str]) -> None:
+    if 2 not in axes:
+        return
+    mirrored = mirrored_labels(structures)
+    for label, other in enumerate(mirrored):
+        if label != other:
+            raise InputError(
+                "expected no mirrors along x where structures have a side, found "
+                f"{structures[label - 1]!r} and {structures[other - 1]!r}"
+            )

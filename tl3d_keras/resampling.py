@@ -12,9 +12,8 @@ from tl3d_keras.volumes import Volume, from_sitk, to_sitk
 ORIENTATION = "LPS"
 
 _ALIGNED = 1e-3
-
-# Voxels that a place between two labels lies nearer to the upper, so that no rounding decides.
-TIE = 1e-4
+# Voxels; closer than that, places are the same.
+EXACT = 1e-4
 
 
 def to_grid(volume: Volume, spacing: Sequence[float]) -> Volume:
@@ -33,19 +32,44 @@ def to_grid(volume: Volume, spacing: Sequence[float]) -> Volume:
     """
     if is_aligned(volume):
         return resample_image(canonical(volume), spacing)
-    grid = _covering_grid(volume, spacing)
+    grid = grid_of(volume, spacing)
+    floor = volume.array.min(axis=(0, 1, 2))
+    return grid.with_array(interpolated(volume, grid, floor))
+
+
+def grid_of(volume: Volume, spacing: Sequence[float]) -> Volume:
+    """The grid of `to_grid`, with an array of zeros that takes no memory."""
+    if not is_aligned(volume):
+        return _covering_grid(volume, spacing)
+    upright = canonical(volume)
+    if np.allclose(upright.spacing, spacing):
+        return upright.with_array(_nothing(upright.shape))
+    return _grid(upright, spacing)
+
+
+def interpolated(volume: Volume, grid: Volume, floor: Sequence[float]) -> np.ndarray:
+    """A volume's image on a grid, linearly interpolated.
+
+    Args:
+        volume: with the image.
+        grid: where to.
+        floor: what lies beyond the volume, one number a channel.
+
+    Returns:
+        [Z, Y, X, C] of the image's type of number.
+    """
     channels = [
-        sitk.Resample(
-            to_sitk(volume.with_array(channel[..., np.newaxis])),
-            grid,
-            sitk.Transform(),
-            sitk.sitkLinear,
-            float(channel.min()),
+        sitk.GetArrayFromImage(
+            _resampled(
+                to_sitk(volume.with_array(volume.array[..., c : c + 1])),
+                grid,
+                sitk.sitkLinear,
+                float(lowest),
+            )
         )
-        for channel in np.moveaxis(volume.array, -1, 0)
+        for c, lowest in enumerate(floor)
     ]
-    arrays = [sitk.GetArrayFromImage(channel) for channel in channels]
-    return from_sitk(grid).with_array(np.stack(arrays, axis=-1))
+    return np.stack(channels, axis=-1) if len(channels) > 1 else channels[0][..., np.newaxis]
 
 
 def labels_to_grid(volume: Volume, spacing: Sequence[float]) -> Volume:
@@ -57,7 +81,7 @@ def labels_to_grid(volume: Volume, spacing: Sequence[float]) -> Volume:
         return resample_labels(canonical(volume), spacing)
     old = to_sitk(volume)
     grid = _covering_grid(volume, spacing)
-    new = sitk.Resample(old, grid, sitk.Transform(), sitk.sitkNearestNeighbor, annotation.IGNORE)
+    new = _resampled(old, grid, sitk.sitkNearestNeighbor, annotation.IGNORE)
     # At each old voxel, the label of the new voxel that it lies in.
     back = sitk.GetArrayFromImage(
         sitk.Resample(new, old, sitk.Transform(), sitk.sitkNearestNeighbor, annotation.IGNORE)
@@ -65,7 +89,7 @@ def labels_to_grid(volume: Volume, spacing: Sequence[float]) -> Volume:
     labels, resampled = volume.array[..., 0], sitk.GetArrayFromImage(new)
     lost = (labels != annotation.IGNORE) & (back == annotation.IGNORE)
     annotation.restore(labels, resampled, np.nonzero(lost), _affine_place(volume, grid))
-    return from_sitk(grid).with_array(resampled[..., np.newaxis])
+    return grid.with_array(resampled[..., np.newaxis])
 
 
 def is_aligned(volume: Volume) -> bool:
@@ -77,8 +101,25 @@ def is_aligned(volume: Volume) -> bool:
 
 
 def canonical(volume: Volume) -> Volume:
-    """Flips and permutes the axes to the nearest LPS orientation; voxels stay what they are."""
-    return from_sitk(sitk.DICOMOrient(to_sitk(volume), ORIENTATION))
+    """Flips and permutes the axes to the nearest LPS orientation; voxels stay what they are.
+
+    The array of a volume whose axes run along the patient's is a view of what it was.
+    """
+    if not is_aligned(volume):
+        return from_sitk(sitk.DICOMOrient(to_sitk(volume), ORIENTATION))
+    axes = np.reshape(volume.direction, (3, 3))
+    order = np.abs(axes).argmax(axis=1)
+    senses = np.sign(axes[range(3), order])
+    last = (np.array(volume.shape[::-1]) - 1) * volume.spacing[::-1] * (senses < 0)[order.argsort()]
+    array = volume.array.transpose([*(2 - order)[::-1], 3])
+    array = array[tuple(slice(None, None, int(sense)) for sense in senses[::-1])]
+    spacing = [volume.spacing[2 - axis] for axis in order[::-1]]
+    return Volume(
+        array,
+        (spacing[0], spacing[1], spacing[2]),
+        tuple((np.array(volume.origin) + axes @ last).tolist()),
+        tuple((axes[:, order] * senses).ravel().tolist()),
+    )
 
 
 def resampled_shape(
@@ -95,8 +136,8 @@ def resample_image(volume: Volume, spacing: Sequence[float]) -> Volume:
     """Resamples linearly to `spacing` (z, y, x) in mm; the centre of the volume stays in place."""
     if np.allclose(volume.spacing, spacing):
         return volume
-    reference = _grid(volume, spacing)
-    return from_sitk(sitk.Resample(to_sitk(volume), reference, sitk.Transform(), sitk.sitkLinear))
+    grid = _grid(volume, spacing)
+    return grid.with_array(interpolated(volume, grid, [0] * volume.array.shape[-1]))
 
 
 def resample_labels(volume: Volume, spacing: Sequence[float]) -> Volume:
@@ -105,36 +146,69 @@ def resample_labels(volume: Volume, spacing: Sequence[float]) -> Volume:
         return volume
     shape = resampled_shape(volume.shape, volume.spacing, spacing)
     labels = annotation.resample_labels(volume.array[..., 0], volume.spacing, shape, spacing)
-    return from_sitk(_grid(volume, spacing)).with_array(labels[..., np.newaxis])
+    return _grid(volume, spacing).with_array(labels[..., np.newaxis])
 
 
 def labels_onto(labels: Volume, reference: Volume) -> Volume:
     """Brings a segmentation back onto the grid of `reference`, by nearest neighbour.
 
-    Voxels of the reference beyond the outermost label take the nearest label, those half-way
+    Voxels of the reference beyond the outermost label take the nearest label; those half way
     between two labels that of the higher index.
     """
-    affine, origin = _affine(labels)
-    image = to_sitk(labels)
-    image.SetOrigin((origin - TIE * affine.sum(axis=1)).tolist())
-    target = to_sitk(reference.with_array(np.zeros((*reference.shape, 1), np.uint8)))
+    matrix, offset = _affine(labels)
+    target, start = _affine(reference)
+    # (x, y, z) of a label for (x, y, z) of the reference.
+    matrix, offset = np.linalg.solve(matrix, target), np.linalg.solve(matrix, start - offset)
+    order = np.abs(matrix).argmax(axis=1)
+    main = matrix[range(3), order]
+    aside = matrix.copy()
+    aside[range(3), order] = 0
+    if len(set(order)) == 3 and np.abs(aside).max() * max(reference.shape) < EXACT:
+        # Axis by axis, without any copy but the result.
+        places = [
+            _nearest(offset[i] + main[i] * np.arange(reference.shape[2 - order[i]]), n)
+            for i, n in enumerate(labels.shape[::-1])
+        ]
+        array = labels.array[..., 0].transpose(np.argsort(2 - order[::-1]))
+        rows = [places[i] for i in order.argsort()[::-1]]
+        return reference.with_array(array[np.ix_(*rows)][..., np.newaxis])
     extrapolate = sitk.ResampleImageFilter()
-    extrapolate.SetReferenceImage(target)
+    extrapolate.SetReferenceImage(to_sitk(reference.with_array(_nothing(reference.shape))))
     extrapolate.SetInterpolator(sitk.sitkNearestNeighbor)
     extrapolate.SetUseNearestNeighborExtrapolator(True)
-    return reference.with_array(from_sitk(extrapolate.Execute(image)).array)
+    return reference.with_array(from_sitk(extrapolate.Execute(to_sitk(labels))).array)
 
 
-def _grid(volume: Volume, spacing: Sequence[float]) -> sitk.Image:
-    old = to_sitk(volume.with_array(np.zeros((*volume.shape, 1), np.uint8)))
-    z, y, x = resampled_shape(volume.shape, volume.spacing, spacing)
-    grid = sitk.Image([x, y, z], sitk.sitkUInt8)
-    grid.SetSpacing([float(s) for s in reversed(spacing)])
-    grid.SetDirection(volume.direction)
-    centre = old.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in old.GetSize()])
-    grid_centre = grid.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in (x, y, z)])
-    grid.SetOrigin([c - g for c, g in zip(centre, grid_centre, strict=True)])
-    return grid
+def _nearest(places: np.ndarray, size: int) -> np.ndarray:
+    # The same for all that are half way, whatever rounding made of them.
+    return np.clip(np.floor(places + 0.5 + EXACT).astype(np.int64), 0, size - 1)
+
+
+def _resampled(
+    image: sitk.Image, grid: Volume, interpolator: int, default: float = 0.0
+) -> sitk.Image:
+    resample = sitk.ResampleImageFilter()
+    resample.SetSize(grid.shape[::-1])
+    resample.SetOutputSpacing(grid.spacing[::-1])
+    resample.SetOutputOrigin(grid.origin)
+    resample.SetOutputDirection(grid.direction)
+    resample.SetInterpolator(interpolator)
+    resample.SetDefaultPixelValue(default)
+    return resample.Execute(image)
+
+
+def _nothing(shape: Sequence[int]) -> np.ndarray:
+    return np.broadcast_to(np.uint8(0), (*shape, 1))
+
+
+def _grid(volume: Volume, spacing: Sequence[float]) -> Volume:
+    affine, origin = _affine(volume)
+    shape = resampled_shape(volume.shape, volume.spacing, spacing)
+    z, y, x = (float(s) for s in spacing)
+    centre = origin + affine @ ((np.array(volume.shape[::-1]) - 1) / 2)
+    step = np.reshape(volume.direction, (3, 3)) * (x, y, z)
+    start = centre - step @ ((np.array(shape[::-1]) - 1) / 2)
+    return Volume(_nothing(shape), (z, y, x), tuple(start.tolist()), volume.direction)
 
 
 def _affine(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +217,7 @@ def _affine(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     return direction * volume.spacing[::-1], np.array(volume.origin)
 
 
-def _covering_grid(volume: Volume, spacing: Sequence[float]) -> sitk.Image:
+def _covering_grid(volume: Volume, spacing: Sequence[float]) -> Volume:
     """The smallest grid along the patient's axes around a volume, with the same centre."""
     affine, origin = _affine(volume)
     size = np.array(volume.shape[::-1])
@@ -152,17 +226,16 @@ def _covering_grid(volume: Volume, spacing: Sequence[float]) -> sitk.Image:
     step = np.array([float(s) for s in reversed(spacing)])
     # What is beyond a whole number of voxels by rounding alone gets no voxel more.
     number = np.maximum(1, np.ceil(extent / step - 1e-3)).astype(int)
-    grid = sitk.Image(number.tolist(), sitk.sitkUInt8)
-    grid.SetSpacing(step.tolist())
     centre = origin + affine @ ((size - 1) / 2)
-    grid.SetOrigin((centre - (number - 1) / 2 * step).tolist())
-    return grid
+    start = (centre - (number - 1) / 2 * step).tolist()
+    z, y, x = (float(s) for s in spacing)
+    return Volume(_nothing(number[::-1].tolist()), (z, y, x), tuple(start))
 
 
-def _affine_place(volume: Volume, grid: sitk.Image) -> annotation.Place:
+def _affine_place(volume: Volume, grid: Volume) -> annotation.Place:
     old_affine, old_origin = _affine(volume)
-    step, origin = np.array(grid.GetSpacing()), np.array(grid.GetOrigin())
-    last = np.array(grid.GetSize()) - 1
+    step, origin = np.array(grid.spacing[::-1]), np.array(grid.origin)
+    last = np.array(grid.shape[::-1]) - 1
 
     def place(old: tuple[np.ndarray, ...]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         exact = (np.stack(old[::-1], -1) @ old_affine.T + old_origin - origin) / step

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tl3d_keras.intensity import Intensity
-from tl3d_keras.resampling import TIE
+from tl3d_keras.resampling import EXACT
 from tl3d_keras.unet3d import Geometry, UNet3D, named_weights
 
 # What a tile of the `segment` signature may take where the caller sets no size.
@@ -172,7 +172,7 @@ class _Grid:
         """The nearest labels, those beyond the outermost included."""
         for axis in range(3):
             place = _centred(self._old[axis]) / self._step[axis]
-            index = tf.floor(place + (self._new[axis] - 1) / 2 + 0.5 + TIE)
+            index = tf.floor(place + (self._new[axis] - 1) / 2 + 0.5 + EXACT)
             index = tf.clip_by_value(index, 0, self._new[axis] - 1)
             labels = tf.gather(labels, tf.cast(index, tf.int32), axis=axis)
         return labels
