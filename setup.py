@@ -53,6 +53,7 @@ setup(
         "profile": ["tensorboard-plugin-profile"],
         "cluster": ["tf-keras", "apache-beam"],
         "serving": ["tensorflow-serving-api"],
+        "onnx": ["onnx", "onnxruntime"],
         "dicom": ["pydicom"],
         "dev": [
             "pytest",
@@ -63,6 +64,8 @@ setup(
             "pydicom",
             "highdicom",
             "tensorflow-serving-api",
+            "onnx",
+            "onnxruntime",
             "pyyaml",
         ],
     },

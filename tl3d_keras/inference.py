@@ -188,6 +188,13 @@ def segment(volume: Volume, segmenter: Segmenter, spacing: Sequence[float]) -> V
     return resampling.labels_onto(image.grid.with_array(labels[..., np.newaxis]), volume)
 
 
+def default_overlap(network: tile_cost.Network, patch_size: Sequence[int] | None) -> float | None:
+    """How much patches overlap where nobody says; None for exact tiles."""
+    if not (network.normalised and patch_size):
+        return None
+    return 0.5 if network.padding == "same" else 0.0
+
+
 def _with(function: Callable[..., Any], seen: Survey) -> Callable[[np.ndarray], np.ndarray]:
     return lambda raw: function(raw, seen.scale, seen.shift).numpy()
 
@@ -196,9 +203,7 @@ def _choose_overlap(
     overlap: float | None, network: tile_cost.Network, patch_size: Sequence[int] | None
 ) -> float | None:
     if overlap is None:
-        if not (network.normalised and patch_size):
-            return None
-        return 0.5 if network.padding == "same" else 0.0
+        return default_overlap(network, patch_size)
     if not network.normalised and network.padding == "valid":
         raise InputError(
             "expected no --overlap for a network with valid padding, whose tiles are exact without"

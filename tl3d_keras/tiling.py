@@ -21,7 +21,7 @@ from tl3d_keras.unet3d import Geometry
 # Counts of tiles an axis that are tried beyond the fewest.
 _MORE_TILES = 12
 # Of a patch's weights, in patches (arXiv 1904.08128).
-_SIGMA = 1 / 8
+SIGMA = 1 / 8
 
 
 class Span(NamedTuple):
@@ -111,7 +111,7 @@ def blending_weights(spans: Sequence[Span], output: int) -> list[np.ndarray]:
         spans: as `plan_patches` gives them.
         output: output voxels of a patch.
     """
-    place = (np.arange(output) - (output - 1) / 2) / (_SIGMA * output)
+    place = (np.arange(output) - (output - 1) / 2) / (SIGMA * output)
     whole = np.exp(-0.5 * place**2)
     weights = [whole[s.skip : s.skip + s.stop - s.start] for s in spans]
     total = np.zeros(spans[-1].stop)
