@@ -18,6 +18,7 @@ COMMANDS = {
     "tl3d-evaluate": "experiments.evaluate",
     "tl3d-export": "experiments.export",
     "tl3d-report": "experiments.report",
+    "tl3d-study": "experiments.size_study",
     "tl3d-client": "experiments.client",
     "tl3d-serve": "experiments.serve",
 }
@@ -30,6 +31,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["tl3d_keras*", "data_tools*", "experiments*"]),
+    package_data={"experiments": ["studies/*.json"]},
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.15.1",
@@ -42,6 +44,7 @@ setup(
         "google-crc32c",
         "pydantic>=2.6",
         "matplotlib",
+        "pillow",
         "tqdm",
     ],
     extras_require={

@@ -92,13 +92,13 @@ def _peak(
     import tensorflow as tf
 
     from tl3d_keras import losses
-    from tl3d_keras.optimizers import make_optimizer
+    from tl3d_keras.optimizers import OptimizerPlan, make_optimizer
     from tl3d_keras.trainer import MaskedTrainer
     from tl3d_keras.unet3d import UNet3D
 
     network = UNet3D(classes, filters, levels, 1, padding, normalization, dtype=precision)
     trainer = MaskedTrainer(network, losses.MaskedCrossEntropyDice(from_logits=True))
-    rule = make_optimizer("adam", 1e-3, 10, precision)
+    rule = make_optimizer(OptimizerPlan(), 1e-3, 10, precision)
     trainer.compile(optimizer=rule, jit_compile=False)
     rule.build(network.trainable_weights)
     output = network.geometry.output_size(patch)

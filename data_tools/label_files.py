@@ -44,7 +44,7 @@ def pair_files(prediction: Path, reference: Path) -> list[Case]:
     Raises:
         InputError: a prediction is missing, or a folder holds no or two files of a case.
     """
-    predictions, references = _label_files(prediction), _label_files(reference)
+    predictions, references = find_files(prediction), find_files(reference)
     if prediction.is_file() and reference.is_file():
         return [Case(name, prediction, reference) for name in references]
     missing = [name for name in references if name not in predictions]
@@ -61,7 +61,12 @@ def pair_files(prediction: Path, reference: Path) -> list[Case]:
     return [Case(name, predictions[name], path) for name, path in references.items()]
 
 
-def _label_files(path: Path) -> dict[str, Path]:
+def find_files(path: Path) -> dict[str, Path]:
+    """The label files of a folder, or the one file, by name.
+
+    Raises:
+        InputError: there is none, or a folder holds two of one name.
+    """
     if path.is_file():
         return {volume_io.case_name(path): path}
     if not path.is_dir():
@@ -80,6 +85,13 @@ def _label_files(path: Path) -> dict[str, Path]:
     return files
 
 
+def find_description(reference: Path) -> Path | None:
+    """The dataset.json beside a reference or its folder's files, or one folder above."""
+    folder = (reference if reference.is_dir() else reference.parent).absolute()
+    places = (folder / "dataset.json", folder.parent / "dataset.json")
+    return next((path for path in places if path.is_file()), None)
+
+
 def read_meaning(
     cases: Iterable[Case], reference: Path, names: Sequence[str], dataset_values: bool
 ) -> Labels:
@@ -94,15 +106,7 @@ def read_meaning(
     Raises:
         InputError: names that are equal or too many, or values that cannot be labels.
     """
-    folder = (reference if reference.is_dir() else reference.parent).absolute()
-    described = next(
-        (
-            path
-            for path in (folder / "dataset.json", folder.parent / "dataset.json")
-            if path.is_file()
-        ),
-        None,
-    )
+    described = find_description(reference)
     if names and (len(set(names)) < len(names) or len(names) > MAX_STRUCTURES):
         raise InputError(
             f"--structures: expected at most {MAX_STRUCTURES} different names, "

@@ -3,9 +3,10 @@
     python -m experiments.export --model=RUN/model --output_dir=/models/liver
 
 writes /models/liver/<version>/, one above the highest version there, with warm-up requests for TF
-Serving where the extra `serving` is installed. Before it appears, TensorFlow alone loads it and gives
-the probabilities that Keras gives and the labels that experiments.segment gives. --format=onnx
-(extra `onnx`) and --format=tflite write <version>/model.onnx or model.tflite, checked alike.
+Serving where the extra `serving` is installed. Before it appears, TensorFlow alone loads it and
+gives the probabilities that Keras gives and the labels that experiments.segment gives.
+--format=onnx (extra `onnx`) and --format=tflite write <version>/model.onnx or model.tflite, checked
+likewise.
 """
 
 import sys

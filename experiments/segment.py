@@ -4,18 +4,18 @@
 
 reads NIfTI, NRRD, MetaImage or a folder with DICOM series (--series chooses one), and writes labels
 on exactly the grid of the input, oblique and sheared ones included. A 4D file may hold a model's
-channels; --channel takes one volume of it.
+channels; --channel takes one volume of it. What cannot be segmented in a folder is named and left
+out; the command then ends with 2. --report=PAGE.html shows all that was found.
 """
 
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
+from data_tools import scan_jobs
 from data_tools.command import USER_ERROR, load_tensorflow, run
-from tl3d_keras import volume_io
+from tl3d_keras import html_page, volume_io
 from tl3d_keras.errors import InputError
 
 FLAGS = flags.FlagValues()
@@ -57,98 +57,85 @@ _PRECISION = flags.DEFINE_enum(
     "auto: the fastest that the GPU or processor computes in.",
     flag_values=FLAGS,
 )
-
-_CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
+_REPORT = flags.DEFINE_string(
+    "report",
+    None,
+    "Also write this .html page: slices to leaf through, volumes, scores; needs no network.",
+    flag_values=FLAGS,
+)
+_REFERENCE = flags.DEFINE_string(
+    "reference",
+    None,
+    "Label file, or folder of label files with the scans' names, for the report's scores.",
+    flag_values=FLAGS,
+)
+_ANY_MODALITY = flags.DEFINE_bool(
+    "any_modality",
+    False,
+    "Segment what cannot be of the model's modality too; a warning stays.",
+    flag_values=FLAGS,
+)
 
 
 def main() -> None:
     """Reads the flags and segments."""
-    jobs = find_jobs([Path(p) for p in _INPUT.value], Path(_OUTPUT.value))
+    jobs, skipped = scan_jobs.find_jobs([Path(p) for p in _INPUT.value], Path(_OUTPUT.value))
+    if _REPORT.value:
+        html_page.check_path(_REPORT.value)
+    elif _REFERENCE.value:
+        raise InputError("--reference: expected --report=FILE.html with it, found none")
     load_tensorflow()
-    from tl3d_keras import artifact, devices, inference
+    from tl3d_keras import artifact, devices, inference, scan_check
 
     model = artifact.load(_MODEL.value, dtype=devices.choose_precision(_PRECISION.value))
     memory = _MEMORY_GIB.value * 2**30 if _MEMORY_GIB.value else None
     segmenter = inference.Segmenter(
         model.network, model.info.intensity, memory, model.info.patch_size
     )
-    jobs = group_channels(jobs, len(model.info.channels))
+    channels = len(model.info.channels)
+    is_folder = jobs[0].output != Path(_OUTPUT.value)
+    jobs = scan_jobs.group_channels(jobs, channels)
+    report = None
+    if _REPORT.value:
+        from data_tools.scan_report import ScanReport
+
+        report = ScanReport(
+            _REPORT.value,
+            artifact.latest(_MODEL.value),
+            model.info,
+            _REFERENCE.value,
+            len(jobs),
+        )
+    if skipped:
+        print(f"warning: {scan_jobs.skipped_line(skipped)}", file=sys.stderr)
     failed = 0
-    for paths, output in jobs:
+    for job in jobs:
         try:
-            expected = len(model.info.channels)
-            volume = volume_io.read_channels(paths, expected, _SERIES.value, _CHANNEL.value)
-            found = volume.array.shape[-1]
-            if found != expected:
-                raise InputError(
-                    f"{paths[0]}: expected {expected} channels "
-                    f"({', '.join(model.info.channels)}), found {found}"
-                )
-            volume_io.write(output, inference.segment(volume, segmenter, model.info.spacing))
-            print(f"{paths[0]} -> {output}", flush=True)
+            volume = volume_io.read_channels(job.files, channels, _SERIES.value, _CHANNEL.value)
+            doubts = scan_check.check(volume, model.info, job.files[0], _ANY_MODALITY.value)
+            for doubt in doubts:
+                print(f"warning: {doubt}", file=sys.stderr)
+            labels = inference.segment(volume, segmenter, model.info.spacing)
+            volume_io.write(job.output, labels)
+            print(f"{job.files[0]} -> {job.output}", flush=True)
+            if report:
+                report.add(job, volume, labels, doubts)
         except InputError as error:
             # The others of a folder do not suffer for one.
             print(f"error: {error}", file=sys.stderr)
             failed += 1
+            if report:
+                report.add_failure(job, error)
+    if report:
+        print(f"report: {report.write()}")
+    if is_folder:
+        print(
+            f"{len(jobs) - failed} of {len(jobs)} scans segmented, {failed} failed, "
+            f"{len(skipped)} other files skipped"
+        )
     if failed:
         print(f"error: {failed} of {len(jobs)} scans failed", file=sys.stderr)
         sys.exit(USER_ERROR)
-
-
-Job = tuple[tuple[Path, ...], Path]
-
-
-def find_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
-    """The (input files, output file) of each scan; a folder without image files is a DICOM series.
-
-    Raises:
-        InputError: an input that does not exist, or an output of the wrong kind.
-    """
-    for path in inputs:
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
-    files = (
-        sorted(p for p in inputs[0].iterdir() if volume_io.has_known_suffix(p))
-        if len(inputs) == 1 and inputs[0].is_dir()
-        else []
-    )
-    if not files:
-        if not volume_io.has_known_suffix(output):
-            raise InputError(
-                f"{output}: expected a file name that ends in one of "
-                f"{', '.join(volume_io.SUFFIXES)}"
-            )
-        return [(tuple(inputs), output)]
-    if volume_io.has_known_suffix(output) or output.is_file():
-        raise InputError(
-            f"{output}: expected a folder, for --input is a folder of {len(files)} files"
-        )
-    if output.resolve() == inputs[0].resolve():
-        raise InputError(f"{output}: expected another folder than that of --input")
-    return [((file,), output / f"{volume_io.case_name(file)}.nii.gz") for file in files]
-
-
-def group_channels(jobs: Sequence[Job], num_channels: int) -> list[Job]:
-    """Joins the `_0000`, `_0001`, ... files of a folder into scans of `num_channels` channels."""
-    names = [volume_io.case_name(files[0]) for files, _ in jobs]
-    if not all(
-        len(files) == 1 and _CHANNEL_SUFFIX.search(name)
-        for name, (files, _) in zip(names, jobs, strict=True)
-    ):
-        return list(jobs)
-    scans: dict[str, list[Path]] = {}
-    for name, (files, _) in zip(names, jobs, strict=True):
-        scans.setdefault(_CHANNEL_SUFFIX.sub("", name), []).extend(files)
-    for name, channels in scans.items():
-        if len(channels) != num_channels:
-            raise InputError(
-                f"{channels[0]}: expected {num_channels} channel files for {name}, "
-                f"found {len(channels)}"
-            )
-    if len(jobs) == 1:
-        return list(jobs)
-    folder = jobs[0][1].parent
-    return [(tuple(channels), folder / f"{name}.nii.gz") for name, channels in scans.items()]
 
 
 def cli() -> None:

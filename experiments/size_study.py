@@ -51,6 +51,12 @@ _TUNING_CASES = flags.DEFINE_integer(
 _KEEP_MODELS = flags.DEFINE_bool(
     "keep_models", False, "Keep the model of every cell.", flag_values=FLAGS
 )
+_RESULTS_ONLY = flags.DEFINE_bool(
+    "results_only",
+    False,
+    "Run nothing; write the results of the cells that are done, while others are running too.",
+    flag_values=FLAGS,
+)
 
 
 def main() -> None:
@@ -60,7 +66,10 @@ def main() -> None:
 
     from data_tools.study import driver
 
-    path = Path(_STUDY.value)
+    path, output_dir = Path(_STUDY.value), Path(_OUTPUT_DIR.value)
+    if _RESULTS_ONLY.value:
+        driver.say_results(output_dir, _say)
+        return
     gpus = [str(number) for number in range(len(tf.config.list_physical_devices("GPU")))]
     options = driver.StudyOptions(
         Path(_DATA_DIR.value) if _DATA_DIR.value else path.parent,
@@ -70,7 +79,11 @@ def main() -> None:
         _KEEP_MODELS.value,
         dict(_base(text) for text in _BASES.value),
     )
-    driver.run(path, Path(_OUTPUT_DIR.value), options, lambda line: print(line, flush=True))
+    driver.run(path, output_dir, options, _say)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _base(text: str) -> tuple[str, str]:

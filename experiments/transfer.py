@@ -5,8 +5,9 @@
 
 `scratch` draws the weights of the base's architecture, `transfer` copies them and trains all from
 the start, `finetune` first trains the head (and what `--freeze` leaves) for `--head_steps`, then
-everything at `--fine_rate` of the rate. `--stages` names other stages by what each trains, for how
-many steps and at which rate:
+everything at `--fine_rate` of the rate; `adapter` trains all from the start, but of 3x3x3 kernels
+only updates of `--adapter_rank`. `--stages` names other stages by what each trains, for how many
+steps and at which rate:
 
     --stages=head:300@1e-3,decoder+head:600@5e-4,all@1e-4
 """
@@ -22,7 +23,11 @@ _BASE = flags.DEFINE_string(
     "base", None, "Model folder to start from.", required=True, flag_values=FLAGS
 )
 _MODE = flags.DEFINE_enum(
-    "mode", "finetune", ["scratch", "transfer", "finetune"], "How to start.", flag_values=FLAGS
+    "mode",
+    "finetune",
+    ["scratch", "transfer", "finetune", "adapter"],
+    "How to start.",
+    flag_values=FLAGS,
 )
 _HEAD = flags.DEFINE_enum(
     "head",
@@ -52,6 +57,9 @@ _FINE_RATE = flags.DEFINE_float(
     lower_bound=0,
     flag_values=FLAGS,
 )
+_ADAPTER_RANK = flags.DEFINE_integer(
+    "adapter_rank", 4, "Rank of adapter's kernel updates.", lower_bound=1, flag_values=FLAGS
+)
 _STAGES = flags.DEFINE_list(
     "stages",
     [],
@@ -70,6 +78,7 @@ def main() -> None:
         "freeze": tuple(_FREEZE.value),
         "head_steps": _HEAD_STEPS.value,
         "fine_rate": _FINE_RATE.value,
+        "adapter_rank": _ADAPTER_RANK.value,
         "stages": tuple(_STAGES.value),
     }
     watching = training_flags.watching(FLAGS)

@@ -155,7 +155,7 @@ def send_bytes(port: int, content: bytes) -> bytes:
     with (
         socket.create_connection(("127.0.0.1", port), timeout=20) as connection,
         # A server may close before it has read all.
-        suppress(ConnectionError),
+        suppress(OSError),
     ):
         connection.sendall(content)
         connection.shutdown(socket.SHUT_WR)

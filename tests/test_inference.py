@@ -145,11 +145,25 @@ def test_nothing_but_air_is_one_answer():
     np.testing.assert_allclose(found, Segmenter(network, WINDOW).probabilities(image), atol=1e-6)
 
 
-def test_patches_are_blended():
-    """Two patches along x, by hand."""
+@pytest.mark.parametrize("skip_air", [False, True])
+def test_normalised_networks_see_tiles_of_their_training_patch(skip_air):
     network = helpers.network(filters=8, normalization="group")
+    image = body((16, 16, 40), (2, 3, 25), (8, 9, 10))
+    segmenter = Segmenter(network, WINDOW, None, (16, 16, 16), skip_air=skip_air)
+    found = segmenter.probabilities(image)
+    for x, start, stop in ((0, 0, 12), (8, 12, 20), (16, 20, 28), (24, 28, 40)):
+        tile = network(WINDOW.normalise(image[None, :, :, x : x + 16]))[0].numpy()
+        expected = tile[:, :, start - x : stop - x]
+        np.testing.assert_allclose(found[:, :, start:stop], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalization", [None, "group"])
+def test_patches_are_blended(normalization):
+    """Two patches along x, by hand."""
+    network = helpers.network(normalization=normalization)
     image = scan((16, 16, 24))
-    found = Segmenter(network, WINDOW, patch_size=(16, 16, 16)).probabilities(image)
+    segmenter = Segmenter(network, WINDOW, patch_size=(16, 16, 16), overlap=0.5)
+    found = segmenter.probabilities(image)
     left, right = (
         network(WINDOW.normalise(image[None, :, :, x : x + 16]))[0].numpy() for x in (0, 8)
     )

@@ -36,7 +36,7 @@ def test_numbers_are_those_of_the_network(padding, levels, patch):
         return sum(int(tf.size(v)) for name, v in outputs.items() if name.endswith(parts))
 
     assert counted.convolved == total("conv_0", "conv_1")
-    assert counted.moved == total("pool", "concatenate")
+    assert counted.moved == total("pool", "crop")
     assert counted.logits == total("probabilities")
     kernels = {k: v for k, v in named_weights(network).items() if k.endswith("kernel")}
     assert counted.weights == sum(

@@ -247,6 +247,25 @@ def test_structures_that_one_folder_lacks_are_left_blank():
     ]
 
 
+def test_means_of_other_structures_are_not_compared():
+    def score(**dice):
+        structures = {name: {"dice": {"mean": value}} for name, value in dice.items()}
+        mean = np.mean([d for d in dice.values() if d is not None])
+        means = {"dice": mean, "hd95_mm": None, "nsd": None}
+        return {"summary": {"structures": structures, "mean": means}, "cases": {}}
+
+    def bold(**scores):
+        rows = (
+            run_report.page(scores, {}, []).split("<tbody>")[1].split("</table>")[0].split("</tr>")
+        )
+        return [re.findall(r'dice( best)?"', row) for row in rows[:-1]]
+
+    same = {"a": score(liver=0.5, spleen=0.9), "b": score(liver=0.6, spleen=0.7)}
+    assert bold(**same) == [["", " best"], [" best", ""], [" best", ""]]
+    fewer = {"a": score(liver=0.5, spleen=None), "b": score(liver=0.6, spleen=0.1)}
+    assert bold(**fewer) == [["", " best"], ["", ""], ["", ""]]
+
+
 def test_a_failing_write_leaves_the_former_page(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("former")

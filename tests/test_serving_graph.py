@@ -95,24 +95,18 @@ def test_tiles_cover_an_axis_with_what_the_network_needs_around_them(padding, si
             assert first + read >= min(stop + geometry.reach, -(-size // 8) * 8)
 
 
-@pytest.mark.parametrize("overlap", [0.0, 0.5])
+@pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("size", [1, 8, 15, 16, 17, 40, 101, 1009])
-def test_patches_and_their_weights_are_those_of_the_command(overlap, size):
-    geometry = Geometry(2, "valid")
+def test_patches_are_those_of_the_command(padding, size):
+    geometry = Geometry(2, padding)
     patch = 16 + 2 * geometry.margin
-    spans = graph_tiling.plan_patches(tf.constant(size), geometry, patch, overlap)
-    expected = tiling.plan_patches(size, geometry, patch, overlap)
+    spans = graph_tiling.plan_patches(tf.constant(size), geometry, patch)
+    expected = tiling.plan_patches(size, geometry, patch)
     found = zip(spans.read_starts, spans.starts, spans.stops, spans.skips, strict=True)
     assert [tuple(map(int, s)) for s in found] == [
         (s.read_start, s.start, s.stop, s.skip) for s in expected
     ]
     assert int(spans.read_size) == patch
-    weights = graph_tiling.Weights(spans, tf.constant(size)).weights.numpy()
-    for row, span, kept in zip(
-        weights, expected, tiling.blending_weights(expected, 16), strict=True
-    ):
-        np.testing.assert_allclose(row[span.start : span.stop], kept, atol=1e-7)
-    np.testing.assert_allclose(weights.sum(0), 1, atol=1e-6)
 
 
 def run_in_session(folder, *feeds):
@@ -152,14 +146,14 @@ BAD = {
     "zero spacing": (
         IMAGE,
         SPACING * [1, 0, 1],
-        r"spacing: expected 0.01 to 100.0 mm, found\W+1 0",
+        r"spacing: expected 0.01 to 50.0 mm, found\W+1 0",
     ),
-    "negative spacing": (IMAGE, -SPACING, r"spacing: expected 0.01 to 100.0 mm"),
-    "absurd spacing": (IMAGE, 1000 * SPACING, r"spacing: expected 0.01 to 100.0 mm"),
-    "nan spacing": (IMAGE, np.nan * SPACING, r"spacing: expected 0.01 to 100.0 mm"),
+    "negative spacing": (IMAGE, -SPACING, r"spacing: expected 0.01 to 50.0 mm"),
+    "absurd spacing": (IMAGE, 1000 * SPACING, r"spacing: expected 0.01 to 50.0 mm"),
+    "nan spacing": (IMAGE, np.nan * SPACING, r"spacing: expected 0.01 to 50.0 mm"),
     "two spacings": (IMAGE, SPACING[:2], r"spacing: expected 3 numbers .* the shape\W+2"),
     "one spacing": (IMAGE, SPACING[0], r"spacing: expected 3 numbers"),
-    "too large": (np.zeros((120, 120, 120, 1), "f"), 100 * SPACING, r"at most 1073741824 voxels"),
+    "too large": (np.zeros((200, 120, 120, 1), "f"), 50 * SPACING, r"at most 1073741824 voxels"),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from tl3d_keras import tile_cost, tiling
 from tl3d_keras.errors import InputError
 from tl3d_keras.tile_cost import Network
-from tl3d_keras.tiling import plan_axis, plan_patches
+from tl3d_keras.tiling import plan_axis, plan_overlapping, plan_patches
 from tl3d_keras.unet3d import Geometry
 
 PAPER = Network(4, "valid", 32, 23, 1, False, "mixed_bfloat16")
@@ -44,11 +44,27 @@ def test_tiles_cover_what_is_wanted(padding):
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("size", [1, 8, 15, 16, 17, 40, 101])
+def test_patches_for_normalised_networks_cover_the_axis_once(padding, size):
+    geometry = Geometry(2, padding)
+    spans = plan_patches(size, geometry, 16 + 2 * geometry.margin)
+    assert [s.start for s in spans] == [0, *(s.stop for s in spans[:-1])]
+    assert spans[-1].stop == size
+    for span in spans:
+        assert span.stop > span.start
+        assert span.read_size == 16 + 2 * geometry.margin
+        assert span.skip == span.start - span.read_start - geometry.margin
+        assert 0 <= span.skip and span.skip + span.stop - span.start <= 16
+        inner = padding == "same" and 0 < span.start and span.stop < size
+        assert not inner or 3 <= span.skip <= 5
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("overlap", [0, 0.5, 0.9])
 @pytest.mark.parametrize("size", [1, 8, 15, 16, 17, 40, 101])
 def test_weights_of_patches_sum_to_one(padding, size, overlap):
     geometry = Geometry(2, padding)
-    spans = plan_patches(size, geometry, 16 + 2 * geometry.margin, overlap)
+    spans = plan_overlapping(size, geometry, 16 + 2 * geometry.margin, overlap)
     total = np.zeros(size)
     for span, weight in zip(spans, tiling.blending_weights(spans, 16), strict=True):
         assert span.read_size == 16 + 2 * geometry.margin
@@ -61,7 +77,7 @@ def test_weights_of_patches_sum_to_one(padding, size, overlap):
 
 
 def test_the_middle_of_a_patch_weighs_most():
-    spans = plan_patches(24, Geometry(2, "same"), 16, 0.5)
+    spans = plan_overlapping(24, Geometry(2, "same"), 16, 0.5)
     first, second = tiling.blending_weights(spans, 16)
     assert len(spans) == 2 and (np.diff(first[8:]) < 0).all() and first[8] > 0.99
     np.testing.assert_allclose(first[8:], second[:8][::-1], rtol=1e-5)

@@ -38,7 +38,7 @@ class Air:
         stride = geometry.stride
         tissue = np.zeros([-(-n // stride) for n in image.shape], bool)
         for first, slab in slabs(image):
-            voxels = (slab > self.limit).any(axis=-1)
+            voxels = np.any(slab > self.limit, axis=-1)
             for axis in (2, 1):
                 starts = np.arange(0, voxels.shape[axis], stride)
                 voxels = np.logical_or.reduceat(voxels, starts, axis)
@@ -64,14 +64,14 @@ class Air:
     def is_needed(self, axes: Axes) -> np.ndarray:
         """Whether any tissue lies in what a tile reads, boolean [tiles along z, y, x]."""
         stride = self._geometry.stride
-        count = 0
+        count = np.zeros([len(spans) for spans in axes], np.int64)
         for corner in np.ndindex(2, 2, 2):
             index = []
             for spans, blocks, upper in zip(axes, self._tissue.shape, corner, strict=True):
                 ends = np.array([s.read_start + (s.read_size if upper else 0) for s in spans])
                 rounded = -(-ends // stride) if upper else ends // stride
                 index.append(np.clip(rounded, 0, blocks))
-            count = count + (-1) ** (3 - sum(corner)) * self._before[np.ix_(*index)]
+            count += (-1) ** (3 - sum(corner)) * self._before[np.ix_(*index)]
         return count > 0
 
     def computed_once(

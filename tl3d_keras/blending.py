@@ -33,7 +33,7 @@ class Blending:
         overlap: float,
     ) -> None:
         z, y, x = (
-            tiling.plan_patches(n, geometry, patch, overlap)
+            tiling.plan_overlapping(n, geometry, patch, overlap)
             for n, patch in zip(shape, patch_size, strict=True)
         )
         self.axes: Axes = (z, y, x)

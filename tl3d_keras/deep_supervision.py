@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tl3d_keras.convolutions import BiasedConv3D
 from tl3d_keras.errors import InputError
 from tl3d_keras.losses import MaskedLoss
 from tl3d_keras.unet3d import HEAD, UNet3D
@@ -37,9 +38,7 @@ def with_heads(network: UNet3D) -> tf.keras.Model:
     outputs = [network.logits.output]
     # The trunk's last output has the network's own head, its first is no decoder level.
     for level, features in enumerate(reversed(network.trunk.outputs[1:-1]), start=1):
-        head = tf.keras.layers.Conv3D(
-            config["num_classes"], 1, dtype=config["dtype"], name=f"{HEAD}_{level}"
-        )
+        head = BiasedConv3D(config["num_classes"], 1, dtype=config["dtype"], name=f"{HEAD}_{level}")
         outputs.append(head(features))
     return tf.keras.Model(network.input, outputs, name="with_heads")
 

@@ -10,7 +10,7 @@ from tl3d_keras import dicom_elements, file_headers
 from tl3d_keras.errors import InputError
 
 _SERIES_UID, _NUMBER, _DESCRIPTION = "0020|000e", "0020|0011", "0008|103e"
-_POSITION, _ORIENTATION = "0020|0032", "0020|0037"
+_POSITION, _ORIENTATION, _PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 # Positions are written with few digits; a missing slice is off by 100 % of the distance.
 _UNEVEN = 0.05
 _ROUNDING_MM = 0.01
@@ -173,6 +173,9 @@ def _slice(path: Path) -> _Slice:
     orientation = _numbers(reader, _ORIENTATION, 6)
     if not (np.isfinite(position).all() and np.isfinite(orientation).all()):
         raise InputError(f"{path}: expected the position and orientation of a slice, found none")
+    # GDCM takes 1 mm where there is none.
+    if not np.isfinite(_numbers(reader, _PIXEL_SPACING, 2)).all():
+        raise InputError(f"{path}: expected a spacing, found none: no PixelSpacing")
     return _Slice(path, reader, position, orientation.reshape(2, 3))
 
 

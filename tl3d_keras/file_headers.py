@@ -53,6 +53,8 @@ def checked_reader(path: Path, suffix: str) -> sitk.ImageFileReader:
     pixel = sitk.GetPixelIDValueAsString(reader.GetPixelIDValue())
     if "complex" in pixel:
         raise InputError(f"{path}: expected real numbers, found {pixel}")
+    if data and not data.has_spacing:
+        raise InputError(f"{path}: expected a spacing, found none in the header")
     claimed = check_size(path, reader, limit)
     check_geometry(path, reader)
     if data and data.encoding in text_headers.DEFLATED:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tl3d_keras.resampling import EXACT
+from tl3d_keras.resampling import TIE
 
 
 class Grid:
@@ -39,7 +39,7 @@ class Grid:
         """The nearest labels, those beyond the outermost included."""
         for axis in range(3):
             place = _centred(self._old[axis]) / self._step[axis]
-            index = tf.floor(place + (self._new[axis] - 1) / 2 + 0.5 + EXACT)
+            index = tf.floor(place + (self._new[axis] - 1) / 2 + 0.5 + TIE)
             index = tf.clip_by_value(index, 0, self._new[axis] - 1)
             labels = tf.gather(labels, tf.cast(index, tf.int32), axis=axis)
         return labels

@@ -2,8 +2,13 @@
 
 import base64
 import html
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+
+from tl3d_keras import whole_folder
+from tl3d_keras.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,13 @@ def document(title: str, lead: str, body: str, style: str = "", script: str = ""
     )
 
 
+def check_path(path: str | os.PathLike) -> None:
+    """Raises an `InputError` unless a page can be written there and ends in .html."""
+    if Path(path).suffix.lower() != ".html":
+        raise InputError(f"{path}: expected a file name that ends in .html")
+    whole_folder.check_writable(path)
+
+
 def section(title: str, text: str, content: str) -> str:
     """A titled box: `text` and `content` are HTML."""
     return f"<section><h2>{html.escape(title)}</h2><p>{text}</p>{content}</section>"
@@ -68,6 +80,11 @@ def cards(values: Iterable[tuple[str, str, str]]) -> str:
         for value, name, small in values
     )
     return f'<div class="cards">{boxes}</div>'
+
+
+def times(values: Iterable[float]) -> str:
+    """Numbers along axes: 3 × 0.9766 × 0.9766."""
+    return " × ".join(f"{value:.4g}" for value in values)
 
 
 _STYLE = """

@@ -1,7 +1,7 @@
-"""Whole-volume segmentation: exact tiles that give the same result whatever their size, or patches.
+"""Whole-volume segmentation in tiles that give the same result whatever their size.
 
-Networks with normalisation layers, which look at the whole tile, get blended patches of the size
-that they were trained on.
+Networks with normalisation layers, which look at the whole tile, get tiles of the size that they
+were trained on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,8 +35,8 @@ class Segmenter:
         memory_bytes: limit for what the process holds; None for 60 % of what is free beside it.
         patch_size: (Z, Y, X) of the training patches.
         overlap: blends tiles of `patch_size` that share at least this part of each axis with the
-            next, by Gaussian weights; None for exact tiles or, with normalisation, for 0.5 (same
-            padding) and 0 (valid).
+            next, by Gaussian weights; None for exact tiles or, with normalisation, for tiles of
+            `patch_size` of which the middle counts.
         mirror_axes: of 0 to 2 (z, y, x); probabilities are averaged over all mirrors along them.
         skip_air: leaves out tiles that see nothing but air, whose answer is computed once.
 
@@ -60,7 +60,8 @@ class Segmenter:
         self._network = tile_cost.Network.of(network.get_config(), precision)
         self._intensity = intensity
         self._patch_size = patch_size
-        self._overlap = _choose_overlap(overlap, self._network, patch_size)
+        self._overlap = overlap
+        _check_overlap(overlap, self._network)
         _check_mirrors(mirror_axes, network.structures)
         self._skip_air = skip_air
         self._memory_bytes = memory_bytes
@@ -100,13 +101,19 @@ class Segmenter:
         return result
 
     def plan(self, shape: Sequence[int], held: int = 0, probabilities: bool = False) -> Axes:
-        """The exact tiles of a volume.
+        """The tiles of a volume, where they are not blended.
 
         Args:
             shape: (Z, Y, X).
             held: bytes that the process holds beside a tile, more than before the first volume.
             probabilities: whether these are wanted.
         """
+        if self._network.normalised and self._patch_size:
+            z, y, x = (
+                tiling.plan_patches(n, self._geometry, patch)
+                for n, patch in zip(shape, self._patch_size, strict=True)
+            )
+            return z, y, x
         return tiling.plan_tiles(shape, self._network, self._budget(held), probabilities)
 
     def _budget(self, held: int) -> float:
@@ -121,7 +128,9 @@ class Segmenter:
         held = result.nbytes + image.nbytes
         axes = self.plan(image.shape, held, probabilities)
         tiles = tiling.tiles(axes)
-        if self._skip_air:
+        if self._skip_air and self._network.normalised:
+            compute = air.Air(image, seen, self._intensity, self._geometry).computed_once(compute)
+        elif self._skip_air:
             found = air.plan_without_air(
                 air.Air(image, seen, self._intensity, self._geometry),
                 image.shape,
@@ -188,29 +197,19 @@ def segment(volume: Volume, segmenter: Segmenter, spacing: Sequence[float]) -> V
     return resampling.labels_onto(image.grid.with_array(labels[..., np.newaxis]), volume)
 
 
-def default_overlap(network: tile_cost.Network, patch_size: Sequence[int] | None) -> float | None:
-    """How much patches overlap where nobody says; None for exact tiles."""
-    if not (network.normalised and patch_size):
-        return None
-    return 0.5 if network.padding == "same" else 0.0
-
-
 def _with(function: Callable[..., Any], seen: Survey) -> Callable[[np.ndarray], np.ndarray]:
     return lambda raw: function(raw, seen.scale, seen.shift).numpy()
 
 
-def _choose_overlap(
-    overlap: float | None, network: tile_cost.Network, patch_size: Sequence[int] | None
-) -> float | None:
+def _check_overlap(overlap: float | None, network: tile_cost.Network) -> None:
     if overlap is None:
-        return default_overlap(network, patch_size)
+        return
     if not network.normalised and network.padding == "valid":
         raise InputError(
             "expected no --overlap for a network with valid padding, whose tiles are exact without"
         )
     if not 0 <= overlap <= 0.9:
         raise InputError(f"expected --overlap of 0 to 0.9, found {overlap:g}")
-    return overlap
 
 
 def _check_mirrors(axes: Sequence[int], structures: Sequence[str]) -> None:

@@ -46,7 +46,7 @@ class ArrayImage:
 
 
 class GridImage:
-    """The image that `resampling.to_grid` gives of float32, resampled where it is read.
+    """The image that `resampling.to_grid` gives in float32, resampled where it is read.
 
     Args:
         volume: on any grid.
@@ -80,7 +80,7 @@ class GridImage:
         last = np.clip(np.ceil(places.max(1)).astype(int) + 2, first + 1, limits)
         part = _box(self._volume, first.tolist(), last.tolist())
         # Between whole numbers too, which an image of integers would lose.
-        part = part.with_array(part.array.astype(np.float32, copy=False))
+        part = part.with_array(part.array.astype(np.float32))
         return resampling.interpolated(part, _box(self.grid, start, stop), self._floor)
 
 

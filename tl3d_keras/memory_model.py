@@ -40,8 +40,8 @@ class _Numbers(NamedTuple):
 
     Attributes:
         convolved: outputs of convolutions, kept for the gradients.
-        moved: outputs of pooling, upsampling and concatenation, likewise.
-        largest: input and output of the largest convolution, whose gradients live together.
+        moved: outputs of pooling and cropping, likewise.
+        largest: inputs and output of the largest convolution, whose gradients live together.
         logits: inputs of the loss.
         weights: of all convolutions.
     """
@@ -143,9 +143,10 @@ def _count(config: Mapping[str, Any], patch_size: Sequence[int]) -> _Numbers:
     convolved = moved = largest = weights = 0
     skips: list[int] = []
 
-    def convolve(width: int) -> None:
+    def convolve(width: int, coarse: int = 0) -> None:
         nonlocal size, channels, convolved, largest, weights
-        before = channels * prod(size)
+        # Coarse channels have an eighth of the voxels.
+        before = (channels - coarse) * prod(size) + coarse * prod(size) // 8
         size = [n - lost for n in size]
         after = width * prod(size)
         convolved += after
@@ -162,8 +163,8 @@ def _count(config: Mapping[str, Any], patch_size: Sequence[int]) -> _Numbers:
             moved += channels * prod(size)
     for level in reversed(range(levels - 1)):
         size = [2 * n for n in size]
-        channels += skips[level]
-        moved += channels * prod(size)
-        for _ in range(2):
-            convolve(filters * 2 ** (level + 1))
+        moved += skips[level] * prod(size) if lost else 0
+        coarse, channels = channels, channels + skips[level]
+        convolve(filters * 2 ** (level + 1), coarse)
+        convolve(filters * 2 ** (level + 1))
     return _Numbers(convolved, moved, largest, config["num_classes"] * prod(size), weights)

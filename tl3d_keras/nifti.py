@@ -85,7 +85,7 @@ def read(path: Path, suffix: str) -> sitk.Image:
         suffix: of its name.
 
     Raises:
-        InputError: the spacing or the sform is none, or as `file_headers.checked_reader`.
+        InputError: header, spacing or sform is none, or as `file_headers.checked_reader`.
         RuntimeError: SimpleITK cannot read the file.
     """
     _check_pixdim(path)
@@ -105,7 +105,7 @@ def read(path: Path, suffix: str) -> sitk.Image:
 
 
 def _check_pixdim(path: Path) -> None:
-    """Raises an `InputError` unless the three spacings in the file itself are above 0."""
+    """Raises an `InputError` unless there is a header, whose three spacings are above 0."""
     with _opened(path) as file:
         header = file.read(max(_PIXDIM))
     for order in "<>":
@@ -118,6 +118,9 @@ def _check_pixdim(path: Path) -> None:
                     f"{path}: expected a spacing above 0, found "
                     f"{', '.join(f'{s:g}' for s in pixdim)} (x, y, z)"
                 )
+            return
+    # The NIfTI library would say so too, and write lines of its own.
+    raise InputError(f"{path}: cannot read: expected a NIfTI header, found something else")
 
 
 def _place_by_sform(path: Path, image: sitk.Image, alone: bool) -> None:

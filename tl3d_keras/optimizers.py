@@ -30,6 +30,7 @@ class OptimizerPlan:
             in their stead; 0: none.
         layer_rates: pairs of a layer name pattern and what the learning rate is multiplied with
             there; of several that match a layer the last counts.
+        adapter_rank: of what is trained in place of 3x3x3 kernels, see `adapters`; 0: none.
     """
 
     name: str = "adam"
@@ -39,6 +40,7 @@ class OptimizerPlan:
     clip_norm: float = 0.0
     ema: float = 0.0
     layer_rates: tuple[tuple[str, float], ...] = ()
+    adapter_rank: int = 0
 
 
 def check(plan: OptimizerPlan, stages: Sequence[int]) -> None:

@@ -12,8 +12,9 @@ from tl3d_keras.volumes import Volume, from_sitk, to_sitk
 ORIENTATION = "LPS"
 
 _ALIGNED = 1e-3
-# Voxels; closer than that, places are the same.
-EXACT = 1e-4
+
+# Voxels that a place between two labels lies nearer to the upper, so that no rounding decides.
+TIE = 1e-4
 
 
 def to_grid(volume: Volume, spacing: Sequence[float]) -> Volume:
@@ -152,18 +153,18 @@ def resample_labels(volume: Volume, spacing: Sequence[float]) -> Volume:
 def labels_onto(labels: Volume, reference: Volume) -> Volume:
     """Brings a segmentation back onto the grid of `reference`, by nearest neighbour.
 
-    Voxels of the reference beyond the outermost label take the nearest label; those half way
+    Voxels of the reference beyond the outermost label take the nearest label, those half-way
     between two labels that of the higher index.
     """
-    matrix, offset = _affine(labels)
+    affine, origin = _affine(labels)
     target, start = _affine(reference)
     # (x, y, z) of a label for (x, y, z) of the reference.
-    matrix, offset = np.linalg.solve(matrix, target), np.linalg.solve(matrix, start - offset)
+    matrix, offset = np.linalg.solve(affine, target), np.linalg.solve(affine, start - origin)
     order = np.abs(matrix).argmax(axis=1)
     main = matrix[range(3), order]
     aside = matrix.copy()
     aside[range(3), order] = 0
-    if len(set(order)) == 3 and np.abs(aside).max() * max(reference.shape) < EXACT:
+    if len(set(order)) == 3 and np.abs(aside).max() * max(reference.shape) < TIE:
         # Axis by axis, without any copy but the result.
         places = [
             _nearest(offset[i] + main[i] * np.arange(reference.shape[2 - order[i]]), n)
@@ -172,16 +173,17 @@ def labels_onto(labels: Volume, reference: Volume) -> Volume:
         array = labels.array[..., 0].transpose(np.argsort(2 - order[::-1]))
         rows = [places[i] for i in order.argsort()[::-1]]
         return reference.with_array(array[np.ix_(*rows)][..., np.newaxis])
+    image = to_sitk(labels)
+    image.SetOrigin((origin - TIE * affine.sum(axis=1)).tolist())
     extrapolate = sitk.ResampleImageFilter()
     extrapolate.SetReferenceImage(to_sitk(reference.with_array(_nothing(reference.shape))))
     extrapolate.SetInterpolator(sitk.sitkNearestNeighbor)
     extrapolate.SetUseNearestNeighborExtrapolator(True)
-    return reference.with_array(from_sitk(extrapolate.Execute(to_sitk(labels))).array)
+    return reference.with_array(from_sitk(extrapolate.Execute(image)).array)
 
 
 def _nearest(places: np.ndarray, size: int) -> np.ndarray:
-    # The same for all that are half way, whatever rounding made of them.
-    return np.clip(np.floor(places + 0.5 + EXACT).astype(np.int64), 0, size - 1)
+    return np.clip(np.floor(places + 0.5 + TIE).astype(np.int64), 0, size - 1)
 
 
 def _resampled(

@@ -107,6 +107,12 @@ def _structures(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(n for s in scores.values() for n in s["summary"]["structures"]))
 
 
+def _scored(score: Mapping[str, Any]) -> frozenset[str]:
+    """The structures that the mean of structures is over."""
+    names = score["summary"]["structures"]
+    return frozenset(name for name in names if _mean(score, name, "dice") is not None)
+
+
 def _mean(score: Mapping[str, Any], structure: str | None, metric: str) -> float | None:
     if structure is None:
         return score["summary"]["mean"][metric]
@@ -128,9 +134,11 @@ def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
 def _score_row(title: str, structure: str | None, scores: Mapping[str, Mapping[str, Any]]) -> str:
     dice = [_mean(score, structure, "dice") for score in scores.values()]
     known = [d for d in dice if d is not None]
+    # Means over different structures say nothing of each other.
+    comparable = structure is not None or len(set(map(_scored, scores.values()))) == 1
     cells = []
     for score, value in zip(scores.values(), dice, strict=True):
-        best = " best" if len(known) > 1 and value == max(known) else ""
+        best = " best" if comparable and len(known) > 1 and value == max(known) else ""
         cells.append(
             f'<td class="group dice{best}" style="--share:{100 * (value or 0):.1f}%">'
             f"{number(value, 3)}</td><td>{number(_mean(score, structure, 'hd95_mm'), 1)}</td>"
@@ -219,7 +227,7 @@ _SCORES_TEXT = """Each structure is scored case by case on the voxels that were 
 averaged. <b>Dice</b> is the overlap with the reference: 0 is none, 1 is perfect. <b>HD95</b> is the
 distance in mm within which 95&nbsp;% of the two surfaces lie from one another: lower is better.
 <b>NSD</b> is the share of the surfaces that lie at most one voxel apart: 1 is perfect. The best
-Dice of a row is in bold."""
+Dice of a row is in bold, in the last row only if all means are of the same structures."""
 _PICTURES_TEXT = """The first cases of <b>{data}</b>, in the order of the data set and not picked by
 result: above what a person drew, below what the network found, at the same slices. The slices are
 those with most of the structures. The patient's left (L) is on the right, as if seen from the feet.

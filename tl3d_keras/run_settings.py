@@ -22,7 +22,8 @@ class RunSettings:
     Attributes:
         records_dir: folder of the shards.
         mode: "scratch", "transfer" (all weights from the start) or "finetune" (the frozen layers
-            join after `head_steps`, at `fine_rate` times the rate).
+            join after `head_steps`, at `fine_rate` times the rate) or "adapter" (all weights, but
+            of 3x3x3 kernels only low-rank updates, see `adapters`).
         base: artifact to start from; its architecture also serves scratch.
         head: see `transfer.transfer_model`.
         freeze: layers by name, see `layers_by_name.matching`; finetune freezes the whole trunk if
@@ -30,6 +31,7 @@ class RunSettings:
         head_steps: steps of finetune's first stage; None: a quarter of all.
         fine_rate: what the learning rate is multiplied with in finetune's second stage.
         stages: in place of those of the mode, see `stages.parse`.
+        adapter_rank: of the mode "adapter".
         filters: of a network without base.
         levels: likewise.
         padding: likewise.
@@ -71,6 +73,7 @@ class RunSettings:
     head_steps: int | None = None
     fine_rate: float = 0.1
     stages: tuple[str, ...] = ()
+    adapter_rank: int = 4
     filters: int = 32
     levels: int = 4
     padding: str = "valid"
@@ -188,6 +191,8 @@ def _check_stages(settings: RunSettings) -> None:
         raise InputError(
             f"--head_steps: expected 0 to {settings.steps}, found {settings.head_steps}"
         )
+    if settings.adapter_rank < 1:
+        raise InputError(f"--adapter_rank: expected 1 or more, found {settings.adapter_rank}")
     if not 0 < settings.fine_rate < float("inf"):
         raise InputError(f"--fine_rate: expected more than 0, found {settings.fine_rate}")
 
@@ -202,4 +207,5 @@ def optimizer_plan(settings: RunSettings) -> optimizers.OptimizerPlan:
         settings.clip_norm,
         settings.ema,
         settings.layer_rates,
+        settings.adapter_rank if settings.mode == "adapter" else 0,
     )

@@ -11,14 +11,14 @@ import tensorflow as tf
 from tl3d_keras import tile_cost
 from tl3d_keras.forward import fast_logits
 from tl3d_keras.graph_grid import Grid
-from tl3d_keras.graph_tiling import Tiles, blended_labels, exact_labels, plan_axis, plan_patches
-from tl3d_keras.inference import default_overlap
+from tl3d_keras.graph_tiling import Spans, labels, plan_axis, plan_patches
 from tl3d_keras.intensity import Intensity
-from tl3d_keras.unet3d import UNet3D, named_weights
+from tl3d_keras.unet3d import Geometry, UNet3D, named_weights
 
 # What a tile of the `segment` signature may take where the caller sets no size.
 _TILE_BYTES = 8 * 2**30
-_SPACING_RANGE = (0.01, 100.0)
+# `scan_check` says the same of files.
+_SPACING_RANGE = (0.01, 50.0)
 _MOST_VOXELS = 2**30
 
 
@@ -47,8 +47,10 @@ class ServedModel(tf.Module):
         channels, geometry = config["input_channels"], network.geometry
         model_spacing = [float(s) for s in spacing]
         logits = fast_logits(network)
-        overlap = default_overlap(tile_cost.Network.of(config, "float32"), patch_size)
-        tile = tile or default_tile(network)
+        plan: Callable[[tf.Tensor, Geometry, int], Spans] = plan_axis
+        sizes: Sequence[int] = [tile or default_tile(network)] * 3
+        if config["normalization"]:
+            plan, sizes = plan_patches, patch_size
 
         def probabilities(image: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"probabilities": network(intensity.normalise(image), training=False)}
@@ -56,18 +58,11 @@ class ServedModel(tf.Module):
         def segment(image: tf.Tensor, spacing: tf.Tensor) -> dict[str, tf.Tensor]:
             image, grid = _checked(image, spacing, channels, model_spacing)
             image = grid.resample(image)
-            sizes = tf.unstack(tf.shape(image)[:3])
-            if overlap is None:
-                axes = [plan_axis(size, geometry, tile) for size in sizes]
-                labels = exact_labels(Tiles(image, axes, intensity, logits))
-            else:
-                axes = [
-                    plan_patches(size, geometry, patch, overlap)
-                    for size, patch in zip(sizes, patch_size, strict=True)
-                ]
-                tiles = Tiles(image, axes, intensity, logits)
-                labels = blended_labels(tiles, config["num_classes"])
-            return {"labels": grid.labels_back(labels)}
+            axes = [
+                plan(size, geometry, most)
+                for size, most in zip(tf.unstack(tf.shape(image)[:3]), sizes, strict=True)
+            ]
+            return {"labels": grid.labels_back(labels(image, axes, intensity, logits))}
 
         self.probabilities = tf.function(
             probabilities,

@@ -28,7 +28,8 @@ def survey(image: LazyImage, intensity: Intensity) -> Survey:
     For a window the lowest value counts only down to the window's lower end, so that the first
     slices suffice for most scans.
     """
-    count = sum_ = squares = 0.0
+    count = 0
+    sums = np.zeros((2, image.channels))
     low = np.full(image.channels, np.inf)
     high = np.full(image.channels, -np.inf)
     for _, slab in slabs(image):
@@ -42,12 +43,11 @@ def survey(image: LazyImage, intensity: Intensity) -> Survey:
         # One channel at a time, in float64: a mean of 10^9 voxels needs its digits.
         part = [flat[:, c].astype(np.float64) for c in range(image.channels)]
         count += len(flat)
-        sum_ = sum_ + np.array([p.sum() for p in part])
-        squares = squares + np.array([np.square(p).sum() for p in part])
-    statistics = [{} for _ in low]
+        sums += [[p.sum() for p in part], [np.square(p).sum() for p in part]]
+    statistics: list[dict[str, float]] = []
     if intensity.mode == "zscore":
-        mean = sum_ / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        mean = sums[0] / count
+        std = np.sqrt(np.maximum(sums[1] / count - mean**2, 0))
         statistics = [
             {"mean": m, "std": s, "minimum": a, "maximum": b}
             for m, s, a, b in zip(mean, std, low, high, strict=True)

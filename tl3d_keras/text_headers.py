@@ -20,6 +20,11 @@ _END = {
 _FILE = {"MetaImageIO": "elementdatafile", "NrrdImageIO": "datafile"}
 _ENCODING = {"MetaImageIO": "compresseddata", "NrrdImageIO": "encoding"}
 _NOT_ENCODED = ("", "raw", "false")
+# ITK takes 1 mm where none of them is there.
+_SPACING = {
+    "MetaImageIO": ("elementspacing", "elementsize"),
+    "NrrdImageIO": ("spacings", "spacedirections"),
+}
 _SKIPS = ("headersize", "lineskip", "byteskip")
 _METAIMAGE_LINE = re.compile(r"[\w ]{1,64}=[\t\x20-\x7e\x80-\xff]{0,1000}")
 _NUMBER = re.compile(r"[-+]?[\d.]{1,40}(e[-+]?\d{1,4})?", re.IGNORECASE)
@@ -50,11 +55,13 @@ class Data:
         file: that holds them.
         start: their first byte.
         encoding: as the header calls it, in lower case; empty for none.
+        has_spacing: whether the header gives one.
     """
 
     file: Path
     start: int
     encoding: str
+    has_spacing: bool
 
 
 def locate(path: Path, image_io: str) -> Data:
@@ -80,6 +87,7 @@ def locate(path: Path, image_io: str) -> Data:
         fields.setdefault("".join(name.lower().split()), value.strip())
     if image_io == "MetaImageIO":
         _check_metaimage(path, lines, fields)
+    has_spacing = any(fields.get(name) for name in _SPACING[image_io])
     encoding = fields.get(_ENCODING[image_io], "").lower()
     if encoding in _NOT_ENCODED:
         encoding = ""
@@ -87,13 +95,13 @@ def locate(path: Path, image_io: str) -> Data:
         raise InputError(f"{path}: expected encoded voxels without anything before them")
     name = fields.get(_FILE[image_io], "LOCAL")
     if name.upper() == "LOCAL":
-        return Data(path, len(header), encoding)
+        return Data(path, len(header), encoding, has_spacing)
     data = path.parent / name
     if "\0" in name or not data.resolve().is_relative_to(path.parent.resolve()):
         raise InputError(f"{path}: expected its data file inside {path.parent}, found {name!r}")
     if not data.is_file():
         raise InputError(f"{path}: expected one data file, found {name!r}")
-    return Data(data, 0, encoding)
+    return Data(data, 0, encoding, has_spacing)
 
 
 def check_stream(path: Path, data: Data, expected: int) -> None:

@@ -7,7 +7,7 @@ what one pass over the whole volume would.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from tl3d_keras.unet3d import Geometry
 # Counts of tiles an axis that are tried beyond the fewest.
 _MORE_TILES = 12
 # Of a patch's weights, in patches (arXiv 1904.08128).
-SIGMA = 1 / 8
+_SIGMA = 1 / 8
 
 
 class Span(NamedTuple):
@@ -79,7 +79,22 @@ def plan_axis(
     return spans
 
 
-def plan_patches(size: int, geometry: Geometry, patch: int, overlap: float = 0.0) -> list[Span]:
+def plan_patches(size: int, geometry: Geometry, patch: int) -> list[Span]:
+    """Cuts an axis into tiles of `patch` input voxels each, for a network with normalisation.
+
+    With same padding they overlap by half. Between two tiles, what they share is halved.
+    """
+    overlap = 0.0 if geometry.padding == "valid" else 0.5
+    spans = plan_overlapping(size, geometry, patch, overlap)
+    ends = [*((a.stop + b.start) // 2 for a, b in pairwise(spans)), size]
+    begins = [0, *ends[:-1]]
+    return [
+        span._replace(start=begin, stop=end, skip=begin - span.read_start - geometry.margin)
+        for span, begin, end in zip(spans, begins, ends, strict=True)
+    ]
+
+
+def plan_overlapping(size: int, geometry: Geometry, patch: int, overlap: float) -> list[Span]:
     """Cuts an axis into tiles of `patch` input voxels each, all of whose output counts.
 
     Args:
@@ -108,10 +123,10 @@ def blending_weights(spans: Sequence[Span], output: int) -> list[np.ndarray]:
     volume, and sum to 1 there, too.
 
     Args:
-        spans: as `plan_patches` gives them.
+        spans: as `plan_overlapping` gives them.
         output: output voxels of a patch.
     """
-    place = (np.arange(output) - (output - 1) / 2) / (SIGMA * output)
+    place = (np.arange(output) - (output - 1) / 2) / (_SIGMA * output)
     whole = np.exp(-0.5 * place**2)
     weights = [whole[s.skip : s.skip + s.stop - s.start] for s in spans]
     total = np.zeros(spans[-1].stop)

@@ -6,6 +6,7 @@ from functools import partial
 import tensorflow as tf
 
 from tl3d_keras import deep_supervision, frozen_weights, losses
+from tl3d_keras.adapters import Adapters
 from tl3d_keras.callbacks import Keeper, Profiler, Watch, Watching
 from tl3d_keras.frozen_weights import FrozenWeights
 from tl3d_keras.guards import Guard, GuardReport
@@ -65,11 +66,15 @@ def train(
         logits = deep_supervision.with_heads(network) if supervise_levels else network.logits
         average = MovingAverage(named_weights(logits), plan.ema) if plan.ema else None
         guard = Guard()
-    update = WeightUpdate(plan.clip_norm, match_rates(network, plan.layer_rates), average)
+        # Of the weights that the caller gave, whatever a checkpoint will put in their place.
+        adapters = Adapters(network.layers, plan.adapter_rank) if plan.adapter_rank else None
+    rates = match_rates(network, plan.layer_rates)
+    update = WeightUpdate(plan.clip_norm, rates, average, adapters)
     held = [set(frozen_layers(network, stage)) for stage in stages]
     always = sorted(set.intersection(*held))
     untrained = frozen_weights.hashes(network, always)
-    state = TrainingState(logits, average, guard.state)
+    more = guard.state | (adapters.state if adapters else {})
+    state = TrainingState(logits, average, more)
     folder.restore(state)
     watching = watching or Watching()
     watching.progress.start(sum(s.steps for s in stages), state.step)
@@ -86,7 +91,7 @@ def train(
                 plan, stage.learning_rate, stage.steps, network.get_config()["dtype"]
             )
             trainer.compile(optimizer=rule, jit_compile=False)
-            build(rule, logits.trainable_weights)
+            build(rule, update.trained(logits))
             state.attach(rule)
         if state.step > start:
             folder.restore(state)

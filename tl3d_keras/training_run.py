@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,10 @@ from tl3d_keras import (
     training,
     transfer,
     validation_pictures,
+    volume_ranges,
 )
 from tl3d_keras import manifest as manifest_module
+from tl3d_keras.adapters import trained_parameters
 from tl3d_keras.artifact import Artifact, ModelInfo
 from tl3d_keras.callbacks import Progress, Watching
 from tl3d_keras.errors import InputError, WorkerLost
@@ -39,6 +41,7 @@ from tl3d_keras.metrics import DiceSums
 from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.stages import Stage, frozen_layers
+from tl3d_keras.unet3d import UNet3D
 
 _LOST_WORKER = (
     tf.errors.AbortedError,
@@ -55,6 +58,7 @@ def run(
     say: Callable[[str], None] = lambda _: None,
     profile: tuple[int, int] | None = None,
     histograms: bool = False,
+    report: bool = True,
 ) -> Path:
     """Trains, or goes on with, the run in `output_dir`.
 
@@ -65,6 +69,7 @@ def run(
         say: is given lines for the user.
         profile: see `callbacks.Watching`.
         histograms: likewise.
+        report: whether `report.html` is written.
 
     Returns:
         The folder of the model's version.
@@ -109,7 +114,8 @@ def run(
             )
         if follows:
             return Path(output_dir) / "model"
-        run_report.write(folder.path)
+        if report:
+            run_report.write(folder.path)
         return artifact.latest(Path(output_dir) / "model")
     finally:
         watching.progress.close()
@@ -138,6 +144,7 @@ def _train(
             f"{strategy.num_replicas_in_sync} devices, found {settings.batch_size}"
         )
     stages = run_settings.make_stages(settings)
+    plan = run_settings.optimizer_plan(settings)
     precision = devices.choose_precision(settings.precision)
     with strategy.scope():
         network, origins = run_parts.make_network(settings, manifest, base, precision)
@@ -146,9 +153,8 @@ def _train(
     match_rates(network, settings.layer_rates)
     table = transfer.layer_table(network, origins, frozen[0])
     if base:
-        _say_table(table, say)
-        for stage, names in zip(stages, frozen, strict=True):
-            _say_stage(stage, names, table, say)
+        trained = [_trained(network, names, plan.adapter_rank) for names in frozen]
+        _say_table(table, list(zip(stages, trained, strict=True)), say)
     normalisation = run_parts.choose_intensity(settings, manifest, base)
     patches = run_parts.patch_settings(settings, manifest, network, base, normalisation)
     say(
@@ -211,7 +217,7 @@ def _train(
             folder,
             strategy,
             loss,
-            run_settings.optimizer_plan(settings),
+            plan,
             settings.steps_per_epoch or max(1, settings.steps // 20),
             validate,
             manifest.structures,
@@ -271,6 +277,9 @@ def _provenance(
         "data": manifest.fingerprint,
         "training_cases": len(train_cases),
         "annotated_fraction": round(annotated / voxels, 4),
+        volume_ranges.PROVENANCE_KEY: volume_ranges.measure(
+            manifest.structures, train_cases, manifest.spacing
+        ),
         "settings": asdict(settings),
         "tl3d_keras": __version__,
         "tensorflow": tf.__version__,
@@ -278,25 +287,31 @@ def _provenance(
     }
 
 
-def _say_table(table: Sequence[transfer.LayerRow], say: Callable[[str], None]) -> None:
+def _say_table(
+    table: Sequence[transfer.LayerRow],
+    stages: Sequence[tuple[Stage, Mapping[str, int]]],
+    say: Callable[[str], None],
+) -> None:
+    """The layers, of which the first stage trains some, and what each stage trains."""
     width = max(len(row.layer) for row in table)
-    say(f"{'layer':{width}}  {'parameters':>10}  weights")
+    _, trained = stages[0]
+    say(f"{'layer':{width}}  {'parameters':>10}  {'trained':>10}  weights")
     for row in table:
         say(
-            f"{row.layer:{width}}  {row.parameters:10,}  {row.origin}"
+            f"{row.layer:{width}}  {row.parameters:10,}  {trained[row.layer]:10,}  {row.origin}"
             f"{', frozen' if row.frozen else ''}"
+        )
+    parameters = sum(row.parameters for row in table)
+    for stage, trained in stages:
+        say(
+            f"stage {stage.name}: {stage.steps} steps at {stage.learning_rate:.3g}, trains "
+            f"{sum(trained.values()):,} parameters, the network has {parameters:,}"
         )
 
 
-def _say_stage(
-    stage: Stage,
-    frozen: Sequence[str],
-    table: Sequence[transfer.LayerRow],
-    say: Callable[[str], None],
-) -> None:
-    parameters = sum(row.parameters for row in table)
-    trained = sum(row.parameters for row in table if row.layer not in frozen)
-    say(
-        f"stage {stage.name}: {stage.steps} steps at {stage.learning_rate:.3g}, trains "
-        f"{trained:,} of {parameters:,} parameters"
-    )
+def _trained(network: UNet3D, frozen: Sequence[str], rank: int) -> dict[str, int]:
+    """How many numbers a stage trains, by layer."""
+    return {
+        layer.name: 0 if layer.name in frozen else trained_parameters(layer, rank)
+        for layer in network.layers
+    }

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tl3d_keras.errors import InputError
 from tl3d_keras.unet3d import HEAD, UNet3D, named_weights
 
-MODES = ("scratch", "transfer", "finetune")
+MODES = ("scratch", "transfer", "finetune", "adapter")
 HEADS = ("by_name", "fresh")
 
 

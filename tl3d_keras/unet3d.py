@@ -7,7 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tl3d_keras.convolutions import BiasedConv3D, JoinedConv3D
 from tl3d_keras.errors import InputError
+from tl3d_keras.instance_normalization import InstanceNormalization
 
 PADDINGS = ("valid", "same")
 NORMALIZATIONS = (None, "group", "instance")
@@ -129,7 +131,7 @@ class UNet3D(tf.keras.Model):
         inputs = tf.keras.Input((None, None, None, input_channels), name="image")
         build = _Builder(filters, levels, padding, normalization, policy)
         features = build.trunk(inputs)
-        logits = tf.keras.layers.Conv3D(num_classes, 1, dtype=policy, name=HEAD)(features[-1])
+        logits = BiasedConv3D(num_classes, 1, dtype=policy, name=HEAD)(features[-1])
         # Sums over many classes need more digits than half precision has.
         probabilities = tf.keras.layers.Softmax(dtype="float32", name="probabilities")(logits)
         super().__init__(inputs, probabilities, name=name, **kwargs)
@@ -269,40 +271,47 @@ class _Builder:
         features = [x]
         for level in reversed(range(self._levels - 1)):
             width = self._filters * 2 ** (level + 1)
-            x = self._join(x, skips[level], level)
-            x = self._block(x, "decoder", level, (width, width))
+            x = self._block(
+                [x, self._cropped(skips[level], level)], "decoder", level, (width, width)
+            )
             features.append(x)
         return features
 
-    def _join(self, x: Any, skip: Any, level: int) -> Any:
-        layers = tf.keras.layers
-        x = layers.UpSampling3D(2, dtype=self._dtype, name=f"decoder_{level}_upsample")(x)
-        if self._padding == "valid":
-            # Two convolutions on the way down and two up at each coarser level, in its voxels.
-            below = 2 ** (self._levels - 1 - level)
-            crop = 6 * below - 8
-            skip = layers.Cropping3D(crop, dtype=self._dtype, name=f"decoder_{level}_crop")(skip)
-        return layers.Concatenate(dtype=self._dtype, name=f"decoder_{level}_concatenate")([x, skip])
+    def _cropped(self, skip: Any, level: int) -> Any:
+        if self._padding == "same":
+            return skip
+        # Two convolutions on the way down and two up at each coarser level, in its voxels.
+        crop = 6 * 2 ** (self._levels - 1 - level) - 8
+        return tf.keras.layers.Cropping3D(crop, dtype=self._dtype, name=f"decoder_{level}_crop")(
+            skip
+        )
 
     def _block(self, x: Any, part: str, level: int, widths: Sequence[int]) -> Any:
         layers = tf.keras.layers
         for i, width in enumerate(widths):
-            name = f"{part}_{level}_conv_{i}"
             plain = self._normalization is None
-            x = layers.Conv3D(
-                width,
-                3,
-                padding=self._padding,
-                dtype=self._dtype,
-                name=name,
-                activation="relu" if plain else None,
-            )(x)
+            arguments = {
+                "padding": self._padding,
+                "dtype": self._dtype,
+                "name": f"{part}_{level}_conv_{i}",
+                "activation": "relu" if plain else None,
+            }
+            joins = isinstance(x, list)
+            x = (
+                JoinedConv3D(width, **arguments)(x)
+                if joins
+                else BiasedConv3D(width, 3, **arguments)(x)
+            )
             if not plain:
-                groups = -1 if self._normalization == "instance" else min(_MAX_GROUPS, width)
-                norm = f"{part}_{level}_norm_{i}"
-                x = layers.GroupNormalization(groups, dtype=self._dtype, name=norm)(x)
+                x = self._normalized(x, f"{part}_{level}_norm_{i}", width)
                 x = layers.ReLU(dtype=self._dtype, name=f"{part}_{level}_relu_{i}")(x)
         return x
+
+    def _normalized(self, x: Any, name: str, width: int) -> Any:
+        if self._normalization == "instance":
+            return InstanceNormalization(dtype=self._dtype, name=name)(x)
+        groups = min(_MAX_GROUPS, width)
+        return tf.keras.layers.GroupNormalization(groups, dtype=self._dtype, name=name)(x)
 
 
 def _check(

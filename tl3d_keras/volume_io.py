@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from tl3d_keras import dicom_series, file_headers, nifti
+from tl3d_keras import dicom_series, file_headers, nifti, whole_folder
 from tl3d_keras.errors import InputError
 from tl3d_keras.volumes import Volume, from_sitk, on_same_grid, to_sitk
 
@@ -119,14 +119,7 @@ def write(path: str | os.PathLike, volume: Volume) -> None:
         InputError: the suffix is unknown or the folder cannot be written.
     """
     path = Path(path)
-    suffix = _suffix(path)
-    if suffix is None:
-        raise InputError(f"{path}: expected a name that ends in one of {', '.join(SUFFIXES)}")
-    if suffix in (".mhd", ".nhdr"):
-        raise InputError(
-            f"{path}: header and data in two files cannot be replaced at once; use "
-            f"{'.mha' if suffix == '.mhd' else '.nrrd'}"
-        )
+    suffix = _writable_suffix(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
@@ -138,6 +131,24 @@ def write(path: str | os.PathLike, volume: Volume) -> None:
             os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: cannot write: {_last_line(error)}") from error
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raises the `InputError` of `write` for what is known before there is a volume."""
+    _writable_suffix(Path(path))
+    whole_folder.check_writable(path)
+
+
+def _writable_suffix(path: Path) -> str:
+    suffix = _suffix(path)
+    if suffix is None:
+        raise InputError(f"{path}: expected a name that ends in one of {', '.join(SUFFIXES)}")
+    if suffix in (".mhd", ".nhdr"):
+        raise InputError(
+            f"{path}: header and data in two files cannot be replaced at once; use "
+            f"{'.mha' if suffix == '.mhd' else '.nrrd'}"
+        )
+    return suffix
 
 
 def _read_file(path: Path, channel: int | None) -> sitk.Image:

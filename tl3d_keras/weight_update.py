@@ -1,9 +1,12 @@
 """From one step's gradients to new weights, exact on any number of replicas and on either Keras."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
+
+from tl3d_keras.adapters import Adapters
 
 
 class MovingAverage:
@@ -48,6 +51,7 @@ class WeightUpdate:
             others. For an optimizer whose update is proportional to its learning rate (Adam, AdamW,
             SGD, LAMB), this is exactly a learning rate of the layer's own.
         average: is updated after each step.
+        adapters: what is trained in place of kernels.
     """
 
     def __init__(
@@ -55,26 +59,37 @@ class WeightUpdate:
         clip_norm: float = 0.0,
         layer_rates: Mapping[str, float] | None = None,
         average: MovingAverage | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self._clip_norm = clip_norm
         self._layer_rates = {n: r for n, r in (layer_rates or {}).items() if r != 1}
         self._average = average
+        self._adapters = adapters
+
+    def trained(self, network: Any) -> list[Any]:
+        """The weights that the optimizer updates: the trainable ones, or their adapters."""
+        weights = network.trainable_weights
+        return self._adapters.trained(weights) if self._adapters else weights
 
     def apply(self, optimizer: Any, gradients: Sequence[tf.Tensor], network: Any) -> None:
         """Updates a network's trainable weights; in a replica's context.
 
         Args:
-            optimizer: built; one with loss scaling gets the gradients of the scaled loss.
+            optimizer: built for `trained(network)`; one with loss scaling gets the gradients of the
+                scaled loss.
             gradients: of this replica's share of the loss, one for each trainable weight.
             network: whose weights change.
         """
         weights = network.trainable_weights
+        if self._adapters:
+            gradients = self._adapters.gradients(weights, gradients)
         gradients = self._whole(optimizer, list(gradients))
         scaled = self._scaled_weights(network)
         before = [tf.identity(weight) for weight, _ in scaled]
-        optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        if scaled or self._average:
-            tf.distribute.get_replica_context().merge_call(self._after, args=(scaled, before))
+        optimizer.apply_gradients(zip(gradients, self.trained(network), strict=True))
+        if scaled or self._average or self._adapters:
+            after = partial(self._after, weights)
+            tf.distribute.get_replica_context().merge_call(after, args=(scaled, before))
 
     def _whole(self, optimizer: Any, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         """Each replica's equal share of the summed and clipped gradient; optimizers sum shares.
@@ -100,17 +115,20 @@ class WeightUpdate:
             # Keras 3 wraps the tf.Variable.
             (weight if isinstance(weight, tf.Variable) else weight.value, self._layer_rates[name])
             for name in self._layer_rates
-            for weight in network.get_layer(name).trainable_weights
+            for weight in self.trained(network.get_layer(name))
         ]
 
     def _after(
         self,
+        weights: Sequence[Any],
         strategy: tf.distribute.Strategy,
         scaled: list[tuple[tf.Variable, float]],
         before: list[tf.Tensor],
     ) -> None:
         for (weight, rate), old in zip(scaled, before, strict=True):
             strategy.extended.update(weight, _shortened, args=(old, rate), group=False)
+        if self._adapters:
+            self._adapters.merge(strategy, weights)
         if self._average:
             self._average.update(strategy)
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,21 @@ def write_file(path: str | os.PathLike, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot write: {error.strerror}") from error
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raises an `InputError` unless a file `path` could be written now; leaves nothing behind."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: cannot write: expected a file, found a folder")
+    place = path.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
         raise InputError(f"{path}: cannot write: {error.strerror}") from error
 
 

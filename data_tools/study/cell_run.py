@@ -1,9 +1,11 @@
 """One cell of a study, in whichever process: its records, its training, its scores."""
 
 import csv
+import json
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +22,9 @@ from tl3d_keras.stored_case import StoredCase
 from tl3d_keras.study import outcome
 from tl3d_keras.study.outcome import Outcome
 
+# Checkpoints cost as much as several steps, and a killed cell loses no more than these.
+_STEPS_PER_CHECKPOINT = 500
+
 
 def run_cell(cell: Cell, data: TaskData, folder: Path, keep_models: bool) -> Outcome:
     """Trains and scores a cell, and writes into the study's folder that it is done.
@@ -34,18 +39,30 @@ def run_cell(cell: Cell, data: TaskData, folder: Path, keep_models: bool) -> Out
         InputError: settings that do not fit the records or the base, or a run that diverged.
     """
     started = time.monotonic()
-    # Keras keeps what it has ever traced.
     tf.keras.backend.clear_session()
     place = folder / cell.key.folder
     records_dir, run_dir = place / "records", place / "run"
-    write_cell_records(records_dir, data, cell.cases, cell.slices, cell.draw_seed)
-    settings = run_settings({**cell.settings, "records_dir": str(records_dir)}, str(cell.key))
-    model = training_run.run(settings, run_dir)
+    write_cell_records(records_dir, data, cell.cases, cell.key.slices, cell.draw_seed)
+    values = {"steps_per_epoch": _STEPS_PER_CHECKPOINT, **cell.settings}
+    settings = run_settings({**values, "records_dir": str(records_dir)}, str(cell.key))
+    _drop_other_run(run_dir, settings)
+    model = training_run.run(settings, run_dir, report=False)
     scores = _score(model, settings, data, cell.scores == "all")
     found = Outcome(cell.key, scores, _curve(run_dir), time.monotonic() - started)
     _remove_parts(place, keep_models)
     outcome.write(found, cell.fingerprint, folder)
     return found
+
+
+def _drop_other_run(run_dir: Path, settings: RunSettings) -> None:
+    """Removes what a killed cell left if an other version of this package began it."""
+    path = run_dir / "run.json"
+    if not path.is_file():
+        return
+    mine = json.loads(json.dumps(asdict(settings)))
+    former = json.loads(path.read_text())["settings"]
+    if any(former.get(name) != value for name, value in mine.items()):
+        shutil.rmtree(run_dir)
 
 
 def _score(

@@ -47,19 +47,19 @@ class Cell:
         key: where it stands in the study.
         settings: of `RunSettings`, without the records.
         cases: names of the training cases.
-        slices: annotated slices of each; None: all.
         draw_seed: draws the slices; None: they are spread evenly.
         fingerprint: of all that its scores depend on; equal ones, equal scores.
         scores: "dice" or "all".
+        annotated_slices: of all its cases together.
     """
 
     key: CellKey
     settings: Mapping[str, Any]
     cases: tuple[str, ...]
-    slices: int | None
     draw_seed: int | None
     fingerprint: str
     scores: str
+    annotated_slices: int
 
 
 def read_base(path: str) -> Base:
@@ -170,7 +170,7 @@ def _of_task(
                     if study.validation:
                         settings["validation_cases"] = list(data.validation)
                         settings["num_validation"] = None
-                        settings.setdefault("steps_per_epoch", study.validation.every)
+                        settings["steps_per_epoch"] = study.validation.every
                     draw = seed if study.slice_choice == "random" else None
                     start = None
                     if base:
@@ -200,7 +200,9 @@ def _cell(
         "scores": study.scores,
     }
     fingerprint = manifest.crc32c(_canonical(content))
-    return Cell(key, settings, tuple(cases), key.slices, draw, fingerprint, study.scores)
+    counts = [case.coverage["annotated"]["slices"] for case in used[: len(cases)]]
+    slices = sum(min(count, key.slices or count) for count in counts)
+    return Cell(key, settings, tuple(cases), draw, fingerprint, study.scores, slices)
 
 
 def _architecture(base: Base, study: Study, task: Task, channels: Sequence[str]) -> str:

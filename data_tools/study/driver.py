@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,8 +18,13 @@ from data_tools.study.study_file import Study, Task
 from data_tools.study.task_records import TaskData
 from tl3d_keras import run_settings as settings_module
 from tl3d_keras.errors import InputError
+from tl3d_keras.study import report, tables
 from tl3d_keras.study.outcome import Outcome
+from tl3d_keras.study.report import Plan, PlannedCell
+from tl3d_keras.text_table import aligned
+from tl3d_keras.whole_folder import write_file
 
+_SECONDS_BETWEEN_REPORTS = 600.0
 _BAR = "{desc}: {percentage:3.0f} % |{bar}| {remaining} left{postfix}"
 
 
@@ -44,14 +49,12 @@ class StudyOptions:
     bases: Mapping[str, str] = field(default_factory=dict)
 
 
-def run(
-    path: Path, output_dir: Path, options: StudyOptions, say: Callable[[str], None]
-) -> list[Outcome]:
-    """Runs the cells of a study that are not done yet.
+def run(path: Path, output_dir: Path, options: StudyOptions, say: Callable[[str], None]) -> None:
+    """Runs the cells of a study that are not done yet, and says what all of them found.
 
     Args:
         path: of the study file.
-        output_dir: gets `records/` and `cells/`.
+        output_dir: gets `records/`, `cells/` and what `report.write` writes.
         options: see there.
         say: is given lines for the user.
 
@@ -67,14 +70,44 @@ def run(
             for name, task in study.tasks.items()
         }
         bases = {name: cells.read_base(_base_path(b, path)) for name, b in study.bases.items()}
-        whole, _ = cells.grid(study, bases, data)
+        whole, twins = cells.grid(study, bases, data)
         _check(whole, data)
+        _save_plan(study, whole, twins, output_dir)
         missing = [cell for cell in whole if not cells.is_done(cell, output_dir)]
         say(f"{len(whole)} cells, {len(whole) - len(missing)} of them done")
         for cell in missing:
             _remove_stale(cell, output_dir)
-        _run_cells(missing, data, output_dir, options, say)
-    return []
+        try:
+            _run_cells(missing, data, output_dir, options, say)
+        finally:
+            # Also where it was interrupted, or some failed.
+            with suppress(InputError):
+                report.write(output_dir)
+        say_results(output_dir, say)
+
+
+def say_results(output_dir: Path, say: Callable[[str], None]) -> None:
+    """Writes what the cells that are done have found, and says it.
+
+    Raises:
+        InputError: none is.
+    """
+    found = report.write(output_dir)
+    heads, rows = tables.dice_rows(found)
+    for line in [*aligned([heads, *rows]), *tables.sentences(found)]:
+        say(line)
+    say(f"report: {output_dir / 'report.html'}")
+
+
+def _save_plan(
+    study: Study, whole: Sequence[Cell], twins: Mapping[tuple[str, str], str], output_dir: Path
+) -> None:
+    filed: dict[str, dict[str, str]] = {}
+    if study_file.run_mode(study, study.baseline) == "scratch":
+        for (task, base), twin in twins.items():
+            filed.setdefault(task, {})[base] = twin
+    planned = [PlannedCell(cell.key, cell.annotated_slices) for cell in whole]
+    report.save_plan(Plan(study.description, study.baseline, planned, filed), output_dir)
 
 
 def _task_data(
@@ -133,7 +166,7 @@ def _remove_stale(cell: Cell, output_dir: Path) -> None:
     if folder.is_dir() and (not note.is_file() or note.read_text() != cell.fingerprint):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(cell.fingerprint)
+    write_file(note, cell.fingerprint.encode())
 
 
 def _run_cells(
@@ -146,12 +179,16 @@ def _run_cells(
     jobs = [(cell, data[cell.key.task]) for cell in missing]
     progress = _Progress(missing, say)
     failed = []
+    written = time.monotonic()
     for cell, result in workers.run_all(
         jobs, output_dir, options.keep_models, options.workers, options.devices
     ):
         progress.show(cell, result)
         if isinstance(result, InputError):
             failed.append(cell)
+        elif time.monotonic() > written + _SECONDS_BETWEEN_REPORTS:
+            report.write(output_dir)
+            written = time.monotonic()
     progress.close()
     if failed:
         raise InputError(f"{len(failed)} of {len(missing)} cells failed, such as {failed[0].key}")

@@ -173,6 +173,10 @@ def load(path: str | Path) -> Study:
         wrong = next((key for key in settings if key in _OF_THE_GRID), None)
         if wrong:
             raise InputError(f"{path}: {where}: expected no {wrong}, which the cells decide")
+    if study.baseline not in study.modes:
+        raise InputError(
+            f"{path}: expected a baseline of {', '.join(study.modes)}, found {study.baseline!r}"
+        )
     for name in study.modes:
         if not study.bases and run_mode(study, name) != "scratch":
             raise InputError(f"{path}: mode {name}: expected bases to start from, found none")

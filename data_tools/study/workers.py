@@ -1,16 +1,17 @@
-"""Processes that run cells, one a device, each with TensorFlow imported once.
+"""Processes that run cells, one a device, each with TensorFlow imported once for many cells.
 
 What imports TensorFlow is imported late here, for a worker gets its device and its threads first.
 """
 
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, Union
+from typing import TYPE_CHECKING
 
 from data_tools.command import load_tensorflow
 from data_tools.study.task_records import TaskData
@@ -20,8 +21,9 @@ from tl3d_keras.study.outcome import Outcome
 if TYPE_CHECKING:
     from data_tools.study.cells import Cell
 
-Result = tuple["Cell", Union[Outcome, InputError]]
-_Item = TypeVar("_Item")
+# TensorFlow keeps some 50 MB of every network that it has traced.
+_CELLS_A_PROCESS = 20
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def run_all(
@@ -29,9 +31,9 @@ def run_all(
     folder: Path,
     keep_models: bool,
     workers: int,
-    devices: Sequence[str],
-) -> Iterator[Result]:
-    """Runs cells and yields each as it is done, or the error that ended it.
+    devices: Sequence[str] = (),
+) -> Iterator[tuple["Cell", Outcome | InputError]]:
+    """Runs cells and yields each as it is done, or with the error that ended it.
 
     Args:
         jobs: cells with their tasks' data, in the order in which they begin.
@@ -47,51 +49,82 @@ def run_all(
         for cell, data in jobs:
             yield cell, _run(cell, data, folder, keep_models)
         return
-    context = get_context("spawn")
-    numbers: SimpleQueue = context.SimpleQueue()
+    waiting = iter(jobs)
     workers = min(workers, len(jobs))
-    for number in range(workers):
-        numbers.put((devices[number % len(devices)] if devices else None, workers))
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(numbers,))
-    with pool:
-        try:
-            waiting = iter(jobs)
-            running: dict[Future, "Cell"] = {}
-            while True:
-                for cell, data in _first(waiting, workers - len(running)):
-                    running[pool.submit(_run, cell, data, folder, keep_models)] = cell
-                if not running:
-                    return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield running.pop(future), future.result()
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a worker was killed, most likely for lack of memory: lower --workers; the same "
-                "command again goes on with the study"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pools = [
+        _Worker(devices[number % len(devices)] if devices else None, workers)
+        for number in range(workers)
+    ]
+    running: dict[Future, tuple[_Worker, Cell]] = {}
+    try:
+        while True:
+            busy = [worker for worker, _ in running.values()]
+            idle = [worker for worker in pools if worker not in busy]
+            # Idle workers first: once they are used up, no job is taken from those that wait.
+            for worker, (cell, data) in zip(idle, waiting, strict=False):
+                running[worker.submit(cell, data, folder, keep_models)] = worker, cell
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                _, cell = running.pop(future)
+                yield cell, future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a worker was killed, most likely for lack of memory: lower --workers; the same "
+            "command again goes on with the study"
+        ) from error
+    finally:
+        for worker in pools:
+            worker.close()
 
 
-def _first(items: Iterator[_Item], count: int) -> list[_Item]:
-    return [item for _, item in zip(range(count), items, strict=False)]
+class _Worker:
+    """A process, replaced by a new one now and then."""
+
+    def __init__(self, device: str | None, workers: int) -> None:
+        self._arguments = device, workers
+        self._done = 0
+        self._pool = self._new_pool()
+
+    def submit(self, cell: "Cell", data: TaskData, folder: Path, keep_models: bool) -> Future:
+        """Starts a cell; the former one has ended."""
+        if self._done == _CELLS_A_PROCESS:
+            self.close()
+            self._done, self._pool = 0, self._new_pool()
+        self._done += 1
+        return self._pool.submit(_run, cell, data, folder, keep_models)
+
+    def close(self) -> None:
+        """Ends the process after its cell."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=_start, initargs=self._arguments
+        )
 
 
-def _start(numbers: SimpleQueue) -> None:
-    """Gives a worker its device, or its share of the processors, before TensorFlow starts."""
-    device, workers = numbers.get()
+def _start(device: str | None, workers: int) -> None:
+    """Gives a process its device, or its share of the processors, before TensorFlow starts."""
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     elif workers > 1:
         threads = str(max(1, (os.cpu_count() or 1) // workers))
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
             os.environ.setdefault(name, threads)
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     load_tensorflow()
     import tensorflow as tf
 
     # Every cell is a network of its own, so that TensorFlow warns of tracing anew.
     tf.get_logger().setLevel("ERROR")
+
+
+def _die_with(parent: int) -> None:
+    """Ends this process once its parent is gone, lest it writes where the next study runs."""
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
 
 
 def _run(cell: "Cell", data: TaskData, folder: Path, keep_models: bool) -> Outcome | InputError:

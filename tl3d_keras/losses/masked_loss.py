@@ -66,7 +66,11 @@ class MaskedLoss(tf.keras.losses.Loss):
             annotated = tf.ones([tf.shape(labels)[0], classes], tf.bool)
         else:
             annotated = tf.cast(annotated, tf.bool)
-            log_probabilities = _marginal(log_probabilities, annotated)
+            log_probabilities = tf.cond(
+                tf.reduce_all(annotated),
+                lambda: log_probabilities,
+                lambda: _marginal(log_probabilities, annotated),
+            )
         return self.combine(_all_reduce(self.sums(truth, log_probabilities, annotated)))
 
     def sums(

@@ -98,10 +98,10 @@ def _case_sums(
 ) -> list[tf.Tensor]:
     """Overlap, predicted and true voxels, each [B, K]; 0 where a case has no such annotation."""
     counted = tf.reduce_sum(truth, -1, keepdims=True)
-    probabilities = tf.exp(log_probabilities[..., 1:]) * counted
-    truth = truth[..., 1:]
+    probabilities = tf.exp(log_probabilities) * counted
     in_case = tf.cast(annotated[:, 1:], tf.float32)
+    # Background goes last, when there is little left to copy.
     return [
-        tf.reduce_sum(voxels, [1, 2, 3]) * in_case
+        tf.reduce_sum(voxels, [1, 2, 3])[:, 1:] * in_case
         for voxels in (truth * probabilities, probabilities, truth)
     ]

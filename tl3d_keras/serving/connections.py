@@ -170,7 +170,7 @@ class RestConnection:
 def _json(array: np.ndarray) -> str:
     """An array as nested lists, of which few exist at a time: millions are slow in Python."""
     if array.ndim <= 2:
-        return json.dumps(array.tolist())
+        return json.dumps(array.tolist(), separators=(",", ":"))
     return f"[{','.join(map(_json, array))}]"
 
 

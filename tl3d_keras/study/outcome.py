@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from tl3d_keras import evaluation
 from tl3d_keras.errors import InputError
 from tl3d_keras.evaluation import METRICS, Scores
 from tl3d_keras.whole_folder import write_file
@@ -72,10 +72,18 @@ class Outcome:
     seconds: float = 0.0
 
     @property
+    def dice_by_case(self) -> dict[str, float]:
+        """The mean Dice of each case's structures, of those that have one."""
+        dice = {
+            case: [scores.dice for scores in found.values() if scores.dice is not None]
+            for case, found in self.scores.items()
+        }
+        return {case: fmean(values) for case, values in dice.items() if values}
+
+    @property
     def mean_dice(self) -> float | None:
-        """Mean over the structures of their means over the cases; None if nothing has a Dice."""
-        names = dict.fromkeys(name for found in self.scores.values() for name in found)
-        return evaluation.summary(self.scores.values(), names).mean["dice"]
+        """The mean of `dice_by_case`; None if that is empty."""
+        return fmean(self.dice_by_case.values()) if self.dice_by_case else None
 
 
 def write(outcome: Outcome, fingerprint: str, folder: Path) -> None:
