@@ -60,6 +60,7 @@ setup(
         "profile": ["tensorboard-plugin-profile"],
         "cluster": ["tf-keras", "apache-beam"],
         "serving": ["tensorflow-serving-api"],
+        "onnx": ["onnx", "onnxruntime"],
         "dicom": ["pydicom"],
         "dev": [
             "pytest",
@@ -70,6 +71,8 @@ setup(
             "pydicom",
             "highdicom",
             "tensorflow-serving-api",
+            "onnx",
+            "onnxruntime",
             "pyyaml",
         ],
     },

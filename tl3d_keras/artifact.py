@@ -60,7 +60,7 @@ def save(
     """
     model_info.check_fit(info, network.get_config())
     served = network.rebuilt(dtype="float32", structures=list(info.structures))
-    target = Path(folder) / str(1 + max(_versions(Path(folder)), default=0))
+    target = next_version(folder)
     with whole_folder(target) as building:
         module = ServedModel(served, info.intensity, info.spacing, info.patch_size, tile)
         tf.saved_model.save(module, str(building), signatures=module.signatures)
@@ -126,6 +126,11 @@ def latest(path: str | os.PathLike) -> Path:
     else:
         what = f"a version without {CONFIG_FILE}" if versions else "no version of a model"
     raise InputError(f"{newest}: expected a model folder with {CONFIG_FILE}, found {what}")
+
+
+def next_version(folder: str | os.PathLike) -> Path:
+    """The folder of the version one above a model's highest."""
+    return Path(folder) / str(1 + max(_versions(Path(folder)), default=0))
 
 
 def _fill(network: UNet3D, reader: Any, folder: Path) -> None:
