@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import helpers
@@ -84,22 +83,6 @@ def test_loads_with_the_session_loader(tmp_path):
             signature.outputs["probabilities"].name, {signature.inputs["image"].name: image}
         )
     np.testing.assert_allclose(found, network(helpers.WINDOW.normalise(image)), atol=1e-6)
-
-
-def test_loads_with_tensorflow_alone(tmp_path):
-    network, folder = saved(tmp_path)
-    np.save(tmp_path / "image.npy", raw_image())
-    code = (
-        "import sys, numpy as np, tensorflow as tf\n"
-        f"run = tf.saved_model.load({str(folder)!r}).signatures['serving_default']\n"
-        f"image = tf.constant(np.load({str(tmp_path / 'image.npy')!r}))\n"
-        f"np.save({str(tmp_path / 'found.npy')!r}, run(image=image)['probabilities'])\n"
-        "assert not any(m.startswith('tl3d') for m in sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
-    np.testing.assert_allclose(
-        np.load(tmp_path / "found.npy"), network(helpers.WINDOW.normalise(raw_image())), atol=1e-6
-    )
 
 
 @pytest.mark.skipif(not OTHER_STACK, reason="TL3D_OTHER_STACK names no other stack's Python")

@@ -515,7 +515,7 @@ def test_transfer_from_another_number_of_channels_and_structures(records, tmp_pa
         line.split()[0]: line for line in said if line.startswith(("head", "encoder_0_conv_0"))
     }
     assert table["head"].endswith("copied 2 of 3")
-    assert table["encoder_0_conv_0"].endswith("2 -> 1 channels by their mean")
+    assert table["encoder_0_conv_0"].endswith("2 -> 1 channels by mean")
 
 
 def test_precision_and_strategy_without_a_gpu(monkeypatch):
