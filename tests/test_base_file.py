@@ -39,7 +39,7 @@ def test_models_that_ship_are_found_by_name(shipping, tmp_path, monkeypatch):
     helpers.assert_equal_weights(base_file.load("phantom").network, phantom)
     assert artifact.inspect("phantom")["structures"] == ["background", "liver", "spleen"]
     helpers.assert_equal_weights(base_model(weights=str(shipping / "organs")), helpers.network(1))
-    with pytest.raises(InputError, match="phantm: .*the base models that ship are organs, phantom"):
+    with pytest.raises(InputError, match="phantm: .* one of the models that ship: organs, phantom"):
         base_model(weights="phantm")
     # A folder of the user's comes first.
     shutil.copytree(shipping / "organs", tmp_path / "phantom")
@@ -53,7 +53,7 @@ def test_a_checkout_has_them_beside_the_package(shipping, monkeypatch):
     assert shipped.names() == ["organs", "phantom"]
     shutil.rmtree(package.parent / "saved_models")
     assert shipped.names() == []
-    with pytest.raises(InputError, match="the base models that ship are none"):
+    with pytest.raises(InputError, match="one of the models that ship: none"):
         base_model(weights="phantom")
 
 

@@ -169,34 +169,3 @@ def test_of_other_filters_nothing_is_copied_in_part(base):
     assert not any(np.any(v) for n, v in weights.items() if n.endswith("bias"))
     rows = transfer.layer_table(wider, origins | {"head": "new"}, [])
     assert all(row.origin.startswith("new") for row in rows)
-
-
-def test_freezing_by_pattern(base):
-    frozen = transfer.freeze(base, ["encoder_*", "decoder_0_conv_1"])
-    assert frozen == [
-        "encoder_0_conv_0",
-        "encoder_0_conv_1",
-        "encoder_1_conv_0",
-        "encoder_1_conv_1",
-        "decoder_0_conv_1",
-    ]
-    assert {w.name.split("/")[-1].split(":")[0] for w in base.trainable_weights} == {
-        "kernel",
-        "bias",
-    }
-    assert len(base.trainable_weights) == 4
-    rows = transfer.layer_table(base, {"head": "new"}, frozen)
-    assert [row.layer for row in rows if not row.frozen] == ["decoder_0_conv_0", "head"]
-    assert sum(row.parameters for row in rows) == base.count_params()
-    assert transfer.freeze(base, []) == []
-    assert len(base.trainable_weights) == 14
-
-
-def test_a_pattern_that_matches_nothing_lists_the_names(base):
-    with pytest.raises(
-        InputError,
-        match=r"found 'encodr_\*'; the layers are encoder_0_conv_0, "
-        r"encoder_0_conv_1, .*, head",
-    ):
-        transfer.freeze(base, ["head", "encodr_*"])
-    assert len(base.trainable_weights) == 14
