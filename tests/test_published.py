@@ -118,9 +118,9 @@ def test_a_file_of_keras_2_gives_equal_outputs(kept):
 def test_a_file_of_keras_2_starts_a_transfer(kept):
     path, image, expected = kept
     network, info = base_file.load(path)
-    assert info is None and network.geometry.padding == "valid"
-    window = Intensity("window", (-500.0,), (400.0,))
-    np.testing.assert_allclose(network(window.normalise(image)), expected, atol=1e-5)
+    assert info.intensity == Intensity("window", (-500.0,), (400.0,))
+    assert network.get_config()["structures"] is None and network.geometry.padding == "valid"
+    np.testing.assert_allclose(network(info.intensity.normalise(image)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

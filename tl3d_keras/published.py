@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tl3d_keras import keras_files, paper
-from tl3d_keras.artifact import ModelInfo
+from tl3d_keras.artifact import Artifact, ModelInfo
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.unet3d import HEAD, UNet3D, named_weights
@@ -53,14 +53,14 @@ def is_published(path: str | os.PathLike) -> bool:
     return stored[-1][0] == _THEIR_HEAD or (len(stored) == _LAYERS and shapes == _SHAPES)
 
 
-def load(path: str | os.PathLike) -> tuple[UNet3D, ModelInfo | None]:
+def load(path: str | os.PathLike) -> Artifact:
     """The network of a file of the authors' layout, of any size, to start a transfer from.
 
     Unlike with `load_weights` its input is scaled to -1 .. 1 as everywhere in this package; the
     first convolution makes up for it.
 
     Returns:
-        The network, and what is known of it: None where the classes are not those of the paper.
+        The network, whose structures have the paper's names where there are as many.
 
     Raises:
         InputError: the file cannot be read, or its weights are not those of such a network.
@@ -85,12 +85,16 @@ def load(path: str | os.PathLike) -> tuple[UNet3D, ModelInfo | None]:
     scaled, shifted = _rescaled(kernel.numpy(), bias.numpy(), 1 / scale, -shift / scale)
     kernel.assign(scaled)
     bias.assign(shifted)
-    if not known:
-        return network, None
     # Of the spacing the file says nothing, and transfer takes the records'.
-    return network, ModelInfo(
-        paper.STRUCTURES, ("CT",), (1.0, 1.0, 1.0), window, paper.PATCH_SIZE, {"weights": str(path)}
+    info = ModelInfo(
+        network.structures,
+        ("CT",) if first[-2] == 1 else tuple(f"channel_{i}" for i in range(first[-2])),
+        (1.0, 1.0, 1.0),
+        window,
+        paper.PATCH_SIZE,
+        {"weights": str(path)},
     )
+    return Artifact(network, info)
 
 
 def save(network: UNet3D, intensity: Intensity, path: str | os.PathLike) -> None:
