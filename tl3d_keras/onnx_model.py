@@ -129,10 +129,9 @@ def _normalised(graph: _Graph, x: str, intensity: Intensity) -> str:
             graph.op("Greater", [deviation, graph.floats([0])]),
         ],
     )
-    one, zero = graph.floats([1]), graph.floats([0])
-    # A constant channel becomes 0, not NaN.
-    divisor = graph.op("Where", [varies, deviation, one])
-    return graph.op("Where", [varies, graph.op("Div", [difference, divisor]), zero])
+    # A constant channel becomes 0, not the NaN of its division.
+    divided = graph.op("Div", [difference, deviation])
+    return graph.op("Where", [varies, divided, graph.floats([0])])
 
 
 class _Layers:
