@@ -30,8 +30,12 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["tl3d_keras*", "data_tools*", "experiments*"]),
-    package_data={"experiments": ["studies/*.json"]},
+    packages=[
+        *find_packages(include=["tl3d_keras*", "data_tools*", "experiments*"]),
+        "tl3d_keras.saved_models",
+    ],
+    package_dir={"tl3d_keras.saved_models": "saved_models"},
+    package_data={"tl3d_keras.saved_models": ["**/*"], "experiments": ["studies/*.json"]},
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.15.1",
@@ -56,6 +60,7 @@ setup(
         "profile": ["tensorboard-plugin-profile"],
         "cluster": ["tf-keras", "apache-beam"],
         "serving": ["tensorflow-serving-api"],
+        "onnx": ["onnx", "onnxruntime"],
         "dicom": ["pydicom"],
         "dev": [
             "pytest",
@@ -66,6 +71,8 @@ setup(
             "pydicom",
             "highdicom",
             "tensorflow-serving-api",
+            "onnx",
+            "onnxruntime",
             "pyyaml",
         ],
     },

@@ -1,10 +1,13 @@
-"""Copies a trained model to where TF Serving looks for it.
+"""Writes a trained model for TF Serving, or as an ONNX or TFLite file.
 
     python -m experiments.export --model=RUN/model --output_dir=/models/liver
 
 writes /models/liver/<version>/, one above the highest version there, with warm-up requests for TF
-Serving where the extra `serving` is installed, and checks that TensorFlow alone loads it and gives
-the probabilities that Keras gives.
+Serving where the extra `serving` is installed. Before it appears, TensorFlow alone loads it and
+gives the probabilities that Keras gives and the labels that experiments.segment gives.
+--format=onnx (extra `onnx`) and --format=tflite write <version>/model.onnx or model.tflite, checked
+likewise; --format=published_h5 writes unet3d.h5, which the code of the authors of arXiv 2311.05032
+loads.
 """
 
 import sys
@@ -17,7 +20,7 @@ from data_tools.command import load_tensorflow, run
 from tl3d_keras.errors import InputError
 
 if TYPE_CHECKING:
-    from tl3d_keras.artifact import ModelInfo
+    from tl3d_keras.artifact import Artifact, ModelInfo
 
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string("model", None, "Model folder.", required=True, flag_values=FLAGS)
@@ -29,25 +32,50 @@ _OUTPUT_DIR = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _FORMAT = flags.DEFINE_enum(
-    "format", "saved_model", ["saved_model"], "What to write.", flag_values=FLAGS
+    "format",
+    "saved_model",
+    ["saved_model", "onnx", "tflite", "published_h5"],
+    "What to write; published_h5 is the layout of the authors of arXiv 2311.05032.",
+    flag_values=FLAGS,
 )
 
 
 def main() -> None:
     """Reads the flags and exports."""
     load_tensorflow()
-    from tl3d_keras import artifact, served_check
+    from tl3d_keras import artifact, model_file, published
 
     model = artifact.load(_MODEL.value)
-    target = artifact.save(
-        model.network,
-        model.info,
-        _OUTPUT_DIR.value,
-        extend=lambda version: _add_warm_up(version, Path(_OUTPUT_DIR.value).name, model.info),
+    if _FORMAT.value == "published_h5":
+        file = Path(_OUTPUT_DIR.value) / "unet3d.h5"
+        published.save(model.network, model.info.intensity, file)
+        print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
+        return
+    target, largest = (
+        _save(model)
+        if _FORMAT.value == "saved_model"
+        else model_file.write(model, _OUTPUT_DIR.value, _FORMAT.value)
     )
-    largest = served_check.check(target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    print(f"{target}: {size / 2**20:.1f} MiB, largest difference of a probability {largest:.1e}")
+    checked = (
+        f"largest difference of a probability {largest:.1e}"
+        if largest is not None
+        else "not run, for the runtime here lacks ops that it needs"
+    )
+    print(f"{target}: {size / 2**20:.1f} MiB, {checked}")
+
+
+def _save(model: "Artifact") -> tuple[Path, float]:
+    from tl3d_keras import artifact, served_check
+
+    differences = []
+
+    def check(version: Path) -> None:
+        _add_warm_up(version, Path(_OUTPUT_DIR.value).name, model.info)
+        differences.append(served_check.check(version))
+
+    target = artifact.save(model.network, model.info, _OUTPUT_DIR.value, extend=check)
+    return target, differences[0]
 
 
 def _add_warm_up(version: Path, name: str, info: "ModelInfo") -> None:

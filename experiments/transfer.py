@@ -10,7 +10,12 @@ only updates of `--adapter_rank`. `--stages` names other stages by what each tra
 steps and at which rate:
 
     --stages=head:300@1e-3,decoder+head:600@5e-4,all@1e-4
+
+`--filters`, `--levels`, `--padding` and `--normalization` are the base's where they are not given;
+else the layers that fit are copied, and a table names the others.
 """
+
+from typing import Any
 
 from absl import flags
 
@@ -20,7 +25,12 @@ from experiments import training_flags
 FLAGS = flags.FlagValues()
 training_flags.define(FLAGS)
 _BASE = flags.DEFINE_string(
-    "base", None, "Model folder to start from.", required=True, flag_values=FLAGS
+    "base",
+    None,
+    "What to start from: a model folder, the name of a base model that ships, the authors' .h5, or "
+    "a .keras, .h5 or SavedModel of this architecture that Keras 2 has saved.",
+    required=True,
+    flag_values=FLAGS,
 )
 _MODE = flags.DEFINE_enum(
     "mode",
@@ -34,6 +44,14 @@ _HEAD = flags.DEFINE_enum(
     "by_name",
     ["by_name", "fresh"],
     "by_name: structures that the base has by name keep their weights; fresh: none does.",
+    flag_values=FLAGS,
+)
+_INPUT_CHANNELS_BY = flags.DEFINE_enum(
+    "input_channels_by",
+    "mean",
+    ["mean", "copy", "zero"],
+    "How another number of input channels than the base's starts: with the mean of its kernels, "
+    "with copies of them, or with zeros in all further channels.",
     flag_values=FLAGS,
 )
 _FREEZE = flags.DEFINE_list(
@@ -69,12 +87,21 @@ _STAGES = flags.DEFINE_list(
 )
 
 
+def architecture(command_flags: flags.FlagValues) -> dict[str, Any]:
+    """What the flags say of the network; what they leave out is the base's."""
+    given = training_flags.settings(command_flags)
+    names = ("filters", "levels", "padding", "normalization")
+    return {name: given[name] for name in names if command_flags[name].present}
+
+
 def main() -> None:
     """Reads the flags and trains."""
     settings = training_flags.settings(FLAGS) | {
         "base": _BASE.value,
         "mode": _MODE.value,
+        "architecture": architecture(FLAGS),
         "head": _HEAD.value,
+        "input_channels_by": _INPUT_CHANNELS_BY.value,
         "freeze": tuple(_FREEZE.value),
         "head_steps": _HEAD_STEPS.value,
         "fine_rate": _FINE_RATE.value,

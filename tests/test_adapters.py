@@ -25,7 +25,7 @@ def batch():
     return {"image": image, "labels": labels, "annotated": np.ones((4, 3), np.uint8)}
 
 
-def fitted(strategy=None, precision="float32", rank=2, frozen=(), steps=4, **arguments):
+def fitted(strategy=None, precision="float32", rank=2, frozen=(), steps=4, rate=1e-3, **arguments):
     """A network with adapters after some steps, and its start."""
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
@@ -33,11 +33,11 @@ def fitted(strategy=None, precision="float32", rank=2, frozen=(), steps=4, **arg
         start = {name: v.numpy() for name, v in named_weights(network).items()}
         tf.keras.utils.set_random_seed(1)
         adapters = Adapters(network.layers, rank)
-        update = WeightUpdate(1.0, RATES, adapters=adapters)
+        update = WeightUpdate(layer_rates=RATES, adapters=adapters)
         loss = losses.LOSSES["cross_entropy"](from_logits=True)
         trainer = MaskedTrainer(network, loss, update=update)
         freeze(network, frozen)
-        rule = tf.keras.optimizers.SGD(1.0)
+        rule = tf.keras.optimizers.SGD(rate)
         if precision == "mixed_float16":
             rule = tf.keras.mixed_precision.LossScaleOptimizer(rule, initial_scale=64.0)
         trainer.compile(rule, jit_compile=False)
@@ -49,21 +49,21 @@ def fitted(strategy=None, precision="float32", rank=2, frozen=(), steps=4, **arg
 
 def ranks(network, start):
     """By name the rank of what was added to each 3x3x3 kernel; rounding counts for nothing."""
-    return {
-        name.split("/")[0]: np.linalg.matrix_rank(
-            (v.numpy() - start[name]).reshape(-1, v.shape[-1]), tol=1e-5
-        )
-        for name, v in named_weights(network).items()
-        if v.shape.rank == 5 and v.shape[0] == 3
-    }
+    found = {}
+    for name, v in named_weights(network).items():
+        if v.shape.rank == 5 and v.shape[0] == 3:
+            added = (v.numpy() - start[name]).reshape(-1, v.shape[-1])
+            singular = np.linalg.svd(added, compute_uv=False)
+            found[name.split("/")[0]] = int(np.sum(singular > max(1e-6, 1e-4 * singular[0])))
+    return found
 
 
 @pytest.mark.parametrize(
-    ("precision", "normalization"),
-    [("float32", None), ("mixed_bfloat16", "instance"), ("mixed_float16", None)],
+    ("precision", "normalization", "rate"),
+    [("float32", None, 1e-3), ("mixed_bfloat16", "instance", 0.1), ("mixed_float16", None, 1e-3)],
 )
-def test_kernels_move_by_low_rank_alone(precision, normalization):
-    network, start, _ = fitted(precision=precision, normalization=normalization)
+def test_kernels_move_by_low_rank_alone(precision, normalization, rate):
+    network, start, _ = fitted(precision=precision, normalization=normalization, rate=rate)
     found = ranks(network, start)
     # A rate of 0 keeps a layer with its adapter.
     assert found.pop("encoder_0_conv_1") == 0
@@ -80,7 +80,7 @@ def test_kernels_move_by_low_rank_alone(precision, normalization):
 
 def test_training_starts_at_the_bases_function_and_needs_no_merge():
     network, start, adapters = fitted(steps=1)
-    # `up` is 0, so the first gradient of `down` is too: kernels move by `up` alone.
+    # `up` is 0, so the first gradient of `down` is too, unless it were read after its update.
     fresh = helpers.network(filters=4)
     tf.keras.utils.set_random_seed(1)
     drawn = Adapters(fresh.layers, 2).state

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from tl3d_keras import artifact, optimizers, training_run
 from tl3d_keras.errors import InputError
+from tl3d_keras.layers_by_name import match_rates
 from tl3d_keras.optimizers import OptimizerPlan
 from tl3d_keras.run_settings import RunSettings
-from tl3d_keras.transfer import match_rates
 from tl3d_keras.unet3d import named_weights
 from tl3d_keras.weight_update import MovingAverage, WeightUpdate
 

@@ -170,7 +170,7 @@ def test_five_in_a_row_end_the_run_with_the_best_model(records, tmp_path, monkey
     dice, kept = iter([[0.2, 0.4], [0.5, 0.9], [0.1, 0.1]]), []
 
     def validate(segmenter, *_):
-        kept.append({k: v.numpy() for k, v in named_weights(segmenter._network).items()})
+        kept.append({k: v.numpy() for k, v in named_weights(segmenter.network).items()})
         return next(dice)
 
     value = losses.MaskedCrossEntropyDice.value

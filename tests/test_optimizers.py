@@ -108,7 +108,7 @@ def test_a_registered_name_of_the_users_own():
 )
 def test_wrong_plans(changes, message):
     with pytest.raises(InputError, match=message):
-        optimizers.check(OptimizerPlan(**changes), [10, 0, 5])
+        optimizers.check(OptimizerPlan(**changes), [10, 5])
 
 
 @pytest.mark.skipif(not KERAS_3, reason="the addons stack has them")

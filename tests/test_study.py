@@ -252,14 +252,14 @@ def test_splits_come_from_a_file(place, tmp_path):
 
 @pytest.fixture(scope="module")
 def run_once(place, tmp_path_factory):
-    """A whole study, run in this process: its file, its folder, and what it said."""
+    """A whole study, run by a worker: its file, its folder, and what was said."""
     folder = tmp_path_factory.mktemp("out")
     path = place / "whole.json"
     path.write_text(
         json.dumps(make_content(sizes=[1, [2, 3]], modes={"scratch": {}, "transfer": {}}))
     )
     lines = []
-    driver.run(path, folder, StudyOptions(place, 0), lines.append)
+    driver.run(path, folder, StudyOptions(place, 1), lines.append)
     return path, folder, lines
 
 
@@ -293,8 +293,9 @@ def test_a_study_goes_on_where_it_was_killed(run_once, place):
     run = marker.parent / "run" / "run.json"
     run.write_text(run.read_text().replace('"steps": 2', '"steps": 7'))
     lines = []
-    driver.run(path, folder, StudyOptions(place, 0), lines.append)
+    driver.run(path, folder, StudyOptions(place, 0, keep_models=True), lines.append)
     assert "4 cells, 3 of them done" in lines
+    assert artifact.latest(marker.parent / "run" / "model").is_dir()
     changed = {file for file, time in times.items() if file.stat().st_mtime_ns != time}
     assert changed == {marker}
     scores = [json.loads(text)["scores"] for text in (before[marker], marker.read_bytes())]
@@ -348,16 +349,6 @@ def test_a_failing_cell_leaves_the_others_alone(make_study, place, tmp_path, mon
     with pytest.raises(InputError, match="another study is running there"):
         with driver._locked(tmp_path):
             driver.run(make_study(), tmp_path, StudyOptions(place, 0), print)
-
-
-def test_worker_processes_run_cells(make_study, place, data, tmp_path):
-    study = study_file.load(make_study())
-    scratch = grid(study, place, data)[0][0]
-    wrong = replace(scratch, key=replace(scratch.key, seed=1), cases=("nobody",))
-    good, bad = workers.run_all([(scratch, data), (wrong, data)], tmp_path, True, 1)
-    assert good[0] == scratch and good[1].mean_dice is not None
-    assert bad[0] == wrong and isinstance(bad[1], InputError)
-    assert artifact.latest(tmp_path / scratch.key.folder / "run" / "model").is_dir()
 
 
 def test_keys_name_folders_and_speak():

@@ -142,7 +142,7 @@ def test_the_best_weights_by_validation_are_kept(records, tmp_path, monkeypatch)
     dice, seen = iter([[0.2, 0.4], [0.9, None], [0.1, 0.1]]), []
 
     def validate(segmenter, *_):
-        seen.append({k: v.numpy() for k, v in named_weights(segmenter._network).items()})
+        seen.append({k: v.numpy() for k, v in named_weights(segmenter.network).items()})
         return next(dice)
 
     monkeypatch.setattr(training_run, "_validate", validate)
@@ -362,7 +362,7 @@ def test_the_moving_average_is_validated_and_saved(records, tmp_path, monkeypatc
     validated, trained = [], []
 
     def validate(segmenter, *_):
-        validated.append({k: v.numpy() for k, v in named_weights(segmenter._network).items()})
+        validated.append({k: v.numpy() for k, v in named_weights(segmenter.network).items()})
         return [0.1 * len(validated)] * 2
 
     def save(folder, state):
@@ -482,7 +482,7 @@ def test_cases_are_split(records, changes, train, validation):
             {"layer_rates": (("haed", 2.0),)},
             "expected a pattern that matches a layer, found 'haed'",
         ),
-        ({"augmentation": "heavy"}, "expected an augmentation of none, light, full, found 'heavy'"),
+        ({"augmentation": "heavy"}, "expected an augmentation of none, .* found 'heavy'"),
         ({"records_dir": "nowhere"}, "nowhere/manifest.json: cannot read"),
     ],
 )
@@ -515,7 +515,7 @@ def test_transfer_from_another_number_of_channels_and_structures(records, tmp_pa
         line.split()[0]: line for line in said if line.startswith(("head", "encoder_0_conv_0"))
     }
     assert table["head"].endswith("copied 2 of 3")
-    assert table["encoder_0_conv_0"].endswith("2 -> 1 channels by their mean")
+    assert table["encoder_0_conv_0"].endswith("2 -> 1 channels by mean")
 
 
 def test_precision_and_strategy_without_a_gpu(monkeypatch):

@@ -14,6 +14,7 @@ _PUBLIC = {
     "inspect": "artifact",
     "freeze": "layers_by_name",
     "transfer_model": "transfer",
+    "import_keras_model": "keras_import",
     "segment": "inference",
     "IGNORE": "annotation",
     "InputError": "errors",

@@ -57,8 +57,7 @@ class Adapters:
             if self._has(weight):
                 found += self._by_kernel[id(weight)].gradients(gradient)
             else:
-                # Inside a branch, all of them must be the branch's own for Keras 3 to sum them.
-                found.append(tf.identity(gradient))
+                found.append(gradient)
         return found
 
     def merge(self, strategy: tf.distribute.Strategy, weights: Sequence[Any]) -> None:

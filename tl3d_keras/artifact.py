@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tl3d_keras import json_file, model_info
+from tl3d_keras import json_file, model_info, shipped
 from tl3d_keras.errors import InputError
 from tl3d_keras.model_info import ModelInfo
 from tl3d_keras.serving_graph import ServedModel
@@ -60,7 +60,7 @@ def save(
     """
     model_info.check_fit(info, network.get_config())
     served = network.rebuilt(dtype="float32", structures=list(info.structures))
-    target = Path(folder) / str(1 + max(_versions(Path(folder)), default=0))
+    target = next_version(folder)
     with whole_folder(target) as building:
         module = ServedModel(served, info.intensity, info.spacing, info.patch_size, tile)
         tf.saved_model.save(module, str(building), signatures=module.signatures)
@@ -76,7 +76,8 @@ def load(path: str | os.PathLike, dtype: Any = None) -> Artifact:
     """Rebuilds the Keras model of an artifact.
 
     Args:
-        path: a version's folder, or a model's, of which the highest version is taken.
+        path: a version's folder, or a model's, of which the highest version is taken; or the name
+            of a base model that ships.
         dtype: a Keras dtype or mixed-precision policy; the weights stay float32.
 
     Raises:
@@ -108,7 +109,7 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
 
 def latest(path: str | os.PathLike) -> Path:
     """The folder of a model's highest version; a version's folder stays as it is."""
-    path = Path(path)
+    path = shipped.resolve(path)
     if (path / CONFIG_FILE).is_file():
         return path
     versions = _versions(path)
@@ -118,12 +119,18 @@ def latest(path: str | os.PathLike) -> Path:
     if (newest / "saved_model.pb").is_file():
         what = "a SavedModel that tl3d-keras did not write"
     elif not path.exists():
-        what = "no such folder"
+        what = "no such folder, nor one of the models that ship: "
+        what += ", ".join(shipped.names()) or "none"
     elif path.is_file():
         what = "a file"
     else:
         what = f"a version without {CONFIG_FILE}" if versions else "no version of a model"
     raise InputError(f"{newest}: expected a model folder with {CONFIG_FILE}, found {what}")
+
+
+def next_version(folder: str | os.PathLike) -> Path:
+    """The folder of the version one above a model's highest."""
+    return Path(folder) / str(1 + max(_versions(Path(folder)), default=0))
 
 
 def _fill(network: UNet3D, reader: Any, folder: Path) -> None:

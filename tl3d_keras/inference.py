@@ -40,6 +40,9 @@ class Segmenter:
         mirror_axes: of 0 to 2 (z, y, x); probabilities are averaged over all mirrors along them.
         skip_air: leaves out tiles that see nothing but air, whose answer is computed once.
 
+    Attributes:
+        network: as given.
+
     Raises:
         InputError: an overlap of exact tiles or outside 0 to 0.9, or mirrors along x of structures
             that have a side.
@@ -57,11 +60,12 @@ class Segmenter:
     ) -> None:
         self._geometry = network.geometry
         precision = _PRECISIONS[tf.as_dtype(network.get_layer(HEAD).compute_dtype).name]
-        self._network = tile_cost.Network.of(network.get_config(), precision, bool(mirror_axes))
+        self.network = network
+        self._costs = tile_cost.Network.of(network.get_config(), precision, bool(mirror_axes))
         self._intensity = intensity
         self._patch_size = patch_size
         self._overlap = overlap
-        _check_overlap(overlap, self._network)
+        _check_overlap(overlap, self._costs)
         _check_mirrors(mirror_axes, network.structures)
         self._skip_air = skip_air
         self._memory_bytes = memory_bytes
@@ -93,7 +97,7 @@ class Segmenter:
     def probabilities(self, image: np.ndarray | LazyImage) -> np.ndarray:
         """As `labels`, but float32 [Z, Y, X, K + 1]."""
         image = ArrayImage(image) if isinstance(image, np.ndarray) else image
-        result = np.zeros((*image.shape, self._network.classes), np.float32)
+        result = np.zeros((*image.shape, self._costs.classes), np.float32)
         if self._overlap is None:
             self._compute_tiles(image, result, self._probabilities)
         for first, block in self._blended(image, result.nbytes):
@@ -108,13 +112,13 @@ class Segmenter:
             held: bytes that the process holds beside a tile, more than before the first volume.
             probabilities: whether these are wanted.
         """
-        if self._network.normalization and self._patch_size:
+        if self._costs.normalization and self._patch_size:
             z, y, x = (
                 tiling.plan_patches(n, self._geometry, patch)
                 for n, patch in zip(shape, self._patch_size, strict=True)
             )
             return z, y, x
-        return tiling.plan_tiles(shape, self._network, self._budget(held), probabilities)
+        return tiling.plan_tiles(shape, self._costs, self._budget(held), probabilities)
 
     def _budget(self, held: int) -> float:
         if self._memory_bytes is None:
@@ -128,13 +132,13 @@ class Segmenter:
         held = result.nbytes + image.nbytes
         axes = self.plan(image.shape, held, probabilities)
         tiles = tiling.tiles(axes)
-        if self._skip_air and self._network.normalization:
+        if self._skip_air and self._costs.normalization:
             compute = air.Air(image, seen, self._intensity, self._geometry).computed_once(compute)
         elif self._skip_air:
             found = air.plan_without_air(
                 air.Air(image, seen, self._intensity, self._geometry),
                 image.shape,
-                self._network,
+                self._costs,
                 self._budget(held),
                 probabilities,
                 axes,
@@ -154,8 +158,8 @@ class Segmenter:
         seen = survey(image, self._intensity)
         blending = Blending(image.shape, self._geometry, self._patch_size, self._overlap)
         z, y, x = self._patch_size
-        need = tile_cost.of_tile(self._network, (z, y, x), True).bytes
-        need += blending.sums_bytes(self._network.classes)
+        need = tile_cost.of_tile(self._costs, (z, y, x), True).bytes
+        need += blending.sums_bytes(self._costs.classes)
         budget = self._budget(held + image.nbytes)
         if need > budget:
             raise InputError(
@@ -167,7 +171,7 @@ class Segmenter:
         if self._skip_air:
             where = air.Air(image, seen, self._intensity, self._geometry)
             compute = where.computed_once(compute)
-        yield from blending.probabilities(image, self._network.classes, seen.floor, compute)
+        yield from blending.probabilities(image, self._costs.classes, seen.floor, compute)
 
     def _reserve(self, axes: Axes, probabilities: bool) -> None:
         """Lets TensorFlow's allocator get the memory of a tile in one piece.
@@ -175,7 +179,7 @@ class Segmenter:
         It keeps what it gets, and piece by piece it would end with up to twice as much.
         """
         z, y, x = (max(s.read_size for s in spans) for spans in axes)
-        need = tile_cost.of_tile(self._network, (z, y, x), probabilities).bytes
+        need = tile_cost.of_tile(self._costs, (z, y, x), probabilities).bytes
         if need > self._reserved and not tf.config.list_physical_devices("GPU"):
             tf.raw_ops.Empty(shape=[2 * need >> 20, 1 << 20], dtype=tf.uint8, init=False)
             self._reserved = need

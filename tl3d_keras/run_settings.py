@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tl3d_keras import augmentation, mirrors, optimizers, stages, transfer
 from tl3d_keras.errors import InputError
@@ -24,8 +25,10 @@ class RunSettings:
         mode: "scratch", "transfer" (all weights from the start) or "finetune" (the frozen layers
             join after `head_steps`, at `fine_rate` times the rate) or "adapter" (all weights, but
             of 3x3x3 kernels only low-rank updates, see `adapters`).
-        base: artifact to start from; its architecture also serves scratch.
+        base: what to start from, see `base_file.load`; its architecture also serves scratch.
+        architecture: `filters`, `levels`, `padding`, `normalization` where they are not the base's.
         head: see `transfer.transfer_model`.
+        input_channels_by: one of `weight_surgery.CHANNELS_BY`.
         freeze: layers by name, see `layers_by_name.matching`; finetune freezes the whole trunk if
             there are none.
         head_steps: steps of finetune's first stage; None: a quarter of all.
@@ -68,7 +71,9 @@ class RunSettings:
     records_dir: str
     mode: str = "scratch"
     base: str | None = None
+    architecture: Mapping[str, Any] = field(default_factory=dict)
     head: str = "by_name"
+    input_channels_by: str = "mean"
     freeze: tuple[str, ...] = ()
     head_steps: int | None = None
     fine_rate: float = 0.1

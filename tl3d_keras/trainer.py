@@ -68,6 +68,7 @@ class MaskedTrainer(tf.keras.Model):
             # Gradients are summed over replicas, and each has the loss of the global batch.
             scaled = _scale(self.optimizer, loss / replicas)
         gradients = tape.gradient(scaled, self._logits.trainable_weights)
+        gradients = self._update.gradients(gradients, self._logits)
         taken = self._guard.apply(self.optimizer, loss, gradients, self._take)
         # A skipped batch counts in no metric.
         self._mean_loss.update_state(tf.where(taken, loss, 0.0), tf.cast(taken, tf.float32))

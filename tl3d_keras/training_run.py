@@ -14,6 +14,7 @@ import tensorflow as tf
 from tl3d_keras import (
     __version__,
     artifact,
+    base_file,
     devices,
     input_pipeline,
     losses,
@@ -27,10 +28,12 @@ from tl3d_keras import (
     transfer,
     validation_pictures,
     volume_ranges,
+    weight_surgery,
 )
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.adapters import trained_parameters
-from tl3d_keras.artifact import Artifact, ModelInfo
+from tl3d_keras.artifact import ModelInfo
+from tl3d_keras.base_file import Base
 from tl3d_keras.callbacks import Progress, Watching
 from tl3d_keras.errors import InputError, WorkerLost
 from tl3d_keras.guards import Diverged
@@ -89,7 +92,7 @@ def run(
     strategy = devices.choose_strategy(settings.strategy)
     follows = not devices.is_chief(strategy)
     devices.make_deterministic(settings.seed)
-    base = artifact.load(settings.base) if settings.base else None
+    base = base_file.load(settings.base) if settings.base else None
     train_cases, validation_cases = run_settings.split_cases(settings, manifest)
     loss = run_parts.make_loss(settings, manifest, train_cases)
     identity = asdict(settings) | {"data": manifest.fingerprint}
@@ -129,7 +132,7 @@ def _tell_nobody(line: str) -> None:
 def _train(
     settings: RunSettings,
     manifest: Manifest,
-    base: Artifact | None,
+    base: Base | None,
     train_cases: Sequence[CaseEntry],
     validation_cases: Sequence[CaseEntry],
     loss: losses.MaskedLoss,
@@ -155,6 +158,9 @@ def _train(
     if base:
         trained = [_trained(network, names, plan.adapter_rank) for names in frozen]
         _say_table(table, list(zip(stages, trained, strict=True)), say)
+        unused = weight_surgery.unused_layers(origins)
+        if unused:
+            say(f"not taken from the base: {', '.join(unused)}")
     normalisation = run_parts.choose_intensity(settings, manifest, base)
     patches = run_parts.patch_settings(settings, manifest, network, base, normalisation)
     say(

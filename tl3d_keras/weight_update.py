@@ -71,24 +71,30 @@ class WeightUpdate:
         weights = network.trainable_weights
         return self._adapters.trained(weights) if self._adapters else weights
 
+    def gradients(self, gradients: Sequence[tf.Tensor], network: Any) -> list[tf.Tensor]:
+        """The gradients of `trained(network)` from those of the trainable weights.
+
+        Call it outside the branch that calls `apply`: inside, TensorFlow 2.21's dependency
+        optimizer lets a read of an adapter wait until after its update.
+        """
+        weights = network.trainable_weights
+        return self._adapters.gradients(weights, gradients) if self._adapters else list(gradients)
+
     def apply(self, optimizer: Any, gradients: Sequence[tf.Tensor], network: Any) -> None:
         """Updates a network's trainable weights; in a replica's context.
 
         Args:
             optimizer: built for `trained(network)`; one with loss scaling gets the gradients of the
                 scaled loss.
-            gradients: of this replica's share of the loss, one for each trainable weight.
+            gradients: of this replica's share of the loss, one for each of `trained(network)`.
             network: whose weights change.
         """
-        weights = network.trainable_weights
-        if self._adapters:
-            gradients = self._adapters.gradients(weights, gradients)
         gradients = self._whole(optimizer, list(gradients))
         scaled = self._scaled_weights(network)
         before = [tf.identity(weight) for weight, _ in scaled]
         optimizer.apply_gradients(zip(gradients, self.trained(network), strict=True))
         if scaled or self._average or self._adapters:
-            after = partial(self._after, weights)
+            after = partial(self._after, network.trainable_weights)
             tf.distribute.get_replica_context().merge_call(after, args=(scaled, before))
 
     def _whole(self, optimizer: Any, gradients: list[tf.Tensor]) -> list[tf.Tensor]:

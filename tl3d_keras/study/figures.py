@@ -16,6 +16,8 @@ _PANELS_A_ROW = 3
 _BASELINE_COLOUR = "#6d7685"
 _LINES = ("-", "--", "-.", ":")
 _MAX_TICKS = 8
+# Lines stand a little beside one another, so that their intervals can be told apart.
+_DODGE = 1.02
 
 
 def learning_curves(findings: Findings) -> Figure:
@@ -69,7 +71,8 @@ def _draw(
     for point in points:
         key = point.group.mode, point.group.base, point.group.slices if by_slices else None
         lines.setdefault(key, []).append(point)
-    for (mode, base, slices), unsorted in lines.items():
+    for index, ((mode, base, slices), unsorted) in enumerate(lines.items()):
+        beside = _DODGE ** (index - (len(lines) - 1) / 2)
         colour: Any = _BASELINE_COLOUR
         if mode != findings.baseline:
             colour = colours[modes.index(mode) % len(colours)]
@@ -80,11 +83,12 @@ def _draw(
         _draw_line(
             axes,
             line,
-            [place(point) for point in line],
+            [beside * place(point) for point in line],
             not by_slices,
             color=colour,
             linestyle=_LINES[bases.index(base) % len(_LINES)],
-            marker="o" if slices is None else "s",
+            marker="o",
+            markerfacecolor="white" if slices is not None else colour,
             label=name,
         )
     _finish(axes, sorted({place(point) for point in points}), by_slices)
@@ -122,7 +126,7 @@ def _finish(axes: Axes, places: Sequence[float], all_ticks: bool) -> None:
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    show_names_as_they_are(axes.legend(fontsize=8, frameon=False, loc="lower right"))
+    show_names_as_they_are(axes.legend(fontsize=8, frameon=False, loc="best"))
 
 
 def _names(findings: Findings, field: str) -> list:

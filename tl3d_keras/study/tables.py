@@ -49,8 +49,8 @@ def sentences(findings: Findings) -> list[str]:
         steps = [gain.steps for gain in gains if gain.steps is not None]
         if steps:
             lines.append(
-                f"It had the final validation Dice of {findings.baseline} after {fmean(steps):.0%} "
-                f"of its steps on average, in {len(steps)} of them."
+                f"Of these, {mode} had the final validation Dice of {findings.baseline} in "
+                f"{len(steps)}, after {fmean(steps):.0%} of the steps on average."
             )
     return lines
 

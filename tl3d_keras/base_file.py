@@ -1,0 +1,36 @@
+"""What transfer can start from: an artifact, a model that ships, the authors' file, old models."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from tl3d_keras import artifact, keras_files, keras_import, published, shipped
+from tl3d_keras.artifact import ModelInfo
+from tl3d_keras.unet3d import UNet3D
+
+
+class Base(NamedTuple):
+    """A network to start from, and what is known of it; None for a model of other software."""
+
+    network: UNet3D
+    info: ModelInfo | None
+
+
+def load(path: str | os.PathLike) -> Base:
+    """Loads a base.
+
+    Args:
+        path: an artifact folder or the name of a model that ships; the authors' published `.h5`; or
+            a `.keras`, `.h5` or SavedModel of Keras 2 with the architecture of `UNet3D`, whose
+            channel 0 is background and whose other structures nobody knows.
+
+    Raises:
+        InputError: none of these, damaged, or of another architecture.
+    """
+    found = shipped.resolve(path)
+    if found.is_file() and published.is_published(found):
+        return Base(*published.load(found))
+    is_keras = found.suffix in keras_files.SUFFIXES or (found / keras_files.METADATA_FILE).is_file()
+    if is_keras and not (found / artifact.CONFIG_FILE).is_file():
+        return Base(keras_import.as_unet3d(keras_import.import_keras_model(path), path), None)
+    return Base(*artifact.load(Path(path)))
