@@ -4,8 +4,8 @@ import base64
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
+import pages
 import pytest
 from helpers import case_entry, make_manifest
 
@@ -43,30 +43,6 @@ CONTENT = make_manifest(
 )
 
 
-class _Page(HTMLParser):
-    """Collects attributes and text, and fails on elements that do not close."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict]] = []
-        self.words: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
 @pytest.fixture(scope="module")
 def page() -> str:
     pictures = [PICTURE + str(i).encode() for i in range(len(CASES))]
@@ -89,7 +65,7 @@ def test_share_averages_over_the_structures(index, share):
 
 
 def test_every_picture_is_with_its_case(page):
-    images = [attributes for tag, attributes in _Page(page).seen if tag == "img"]
+    images = [attributes for tag, attributes in pages.Page(page).seen if tag == "img"]
     assert [i["alt"] for i in images][:2] == ["slices of unlabelled", "slices of one_structure"]
     shown = [base64.b64decode(i["src"].removeprefix("data:image/jpeg;base64,")) for i in images]
     assert shown[:2] == [PICTURE + b"4", PICTURE + b"3"]
@@ -97,7 +73,7 @@ def test_every_picture_is_with_its_case(page):
 
 
 def test_keys_to_sort_by(page):
-    keys = [json.loads(a["data-keys"]) for tag, a in _Page(page).seen if "data-keys" in a]
+    keys = [json.loads(a["data-keys"]) for tag, a in pages.Page(page).seen if "data-keys" in a]
     assert keys == [
         [0, 3, 0, 0, 0, None, None],
         [1, 2, 0.8, 8, 1, 2, None],
@@ -136,7 +112,7 @@ def test_structures_of_the_set(page):
 
 
 def test_page_is_whole_and_needs_no_network(page):
-    read = _Page(page)
+    read = pages.Page(page)
     assert not {tag for tag, _ in read.seen} & {"link", "iframe"}
     assert not any("src" in a for tag, a in read.seen if tag == "script")
     assert not re.search(r"https?://|url\(|@import", page)

@@ -4,10 +4,10 @@ import csv
 import html
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 
 from data_tools import case_comparison
@@ -103,37 +103,8 @@ def page(made):
     return run_report.page(loaded, {NAME: made / "run"}, [("data", pictures)])
 
 
-class _Reader(HTMLParser):
-    """Collects the text and the attributes, and fails on elements that do not close."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict]] = []
-        self.words: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def read(page: str) -> _Reader:
-    reader = _Reader()
-    reader.feed(page)
-    reader.close()
-    assert reader.open == []
-    return reader
-
-
 def test_page_is_whole_and_needs_no_network(page):
-    reader = read(page)
+    reader = pages.Page(page)
     tags = {tag for tag, _ in reader.seen}
     assert not tags & {"script", "link", "iframe"}
     sources = [attributes["src"] for tag, attributes in reader.seen if tag == "img"]
@@ -157,16 +128,16 @@ def test_scores_are_those_of_the_evaluation(page, made):
         ]
         * 4
     )
-    assert "mean Dice, 4 cases" in " ".join(read(page).words)
+    assert "mean Dice, 4 cases" in " ".join(pages.Page(page).words)
 
 
 def test_names_are_escaped(page):
     assert NAME not in page and html.escape(NAME) in page
-    assert NAME in read(page).words
+    assert NAME in pages.Page(page).words
 
 
 def test_first_cases_with_a_prediction_are_shown(page, made):
-    shown = [attributes["alt"] for tag, attributes in read(page).seen if tag == "img"]
+    shown = [attributes["alt"] for tag, attributes in pages.Page(page).seen if tag == "img"]
     assert shown == ["case_0", "case_2", "case_3", NAME]
     assert page.count("Mean Dice of this case: 0.750.") == 3
 
@@ -189,7 +160,7 @@ def test_pictures_are_of_reference_and_prediction_in_one_orientation(made, monke
 
 
 def test_provenance(page, made):
-    words = read(page).words
+    words = pages.Page(page).words
     for expected in (
         "python -m experiments.train_base '--records_dir=a b'",
         "123 s (2.1 min)",

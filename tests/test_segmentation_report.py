@@ -3,11 +3,11 @@
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import browser
 import helpers
 import numpy as np
+import pages
 import pytest
 import SimpleITK as sitk
 from PIL import Image
@@ -21,31 +21,6 @@ from tl3d_keras.volumes import Volume
 
 NAME = 'a<b> & "c"'
 RANGES = {"liver": {"low": 0.1, "high": 0.2, "cases": 7}}
-
-
-class _Reader(HTMLParser):
-    """Collects attributes and text, and fails on elements that do not close."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict]] = []
-        self.words: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "input"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if data.strip():
-            self.words.append(data.strip())
 
 
 def blocks() -> np.ndarray:
@@ -89,7 +64,7 @@ def test_the_page_of_a_folder(made, command, capsys, tmp_path):
     assert f"report: {page}" in capsys.readouterr().out
     assert [p.name for p in page.parent.iterdir()] == ["page.html"]
     text = page.read_text()
-    read = _Reader(text)
+    read = pages.Page(text)
     assert not {tag for tag, _ in read.seen} & {"link", "iframe"}
     assert not any("src" in a for tag, a in read.seen if tag == "script")
     assert not re.search(r"https?://|url\(|@import", text)

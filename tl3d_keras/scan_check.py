@@ -6,9 +6,7 @@ import numpy as np
 
 from tl3d_keras.artifact import ModelInfo
 from tl3d_keras.errors import InputError
-from tl3d_keras.volumes import Volume
-
-MIN_SPACING, MAX_SPACING = 0.01, 50.0
+from tl3d_keras.volumes import MAX_SPACING, MIN_SPACING, Volume
 
 # Fat lies at -120 to -90 HU, lung and air below it; muscle, blood and organs above.
 _FAT, _DARKEST, _SOFT = -50.0, -1100.0, 200.0

@@ -11,6 +11,8 @@ from tl3d_keras.errors import InputError
 
 # Headers store float32 in places, so equal grids may differ by rounding.
 GEOMETRY_TOLERANCE = 1e-3
+# mm that the voxels of a scan of a person can have.
+MIN_SPACING, MAX_SPACING = 0.01, 50.0
 
 
 @dataclass(frozen=True)
