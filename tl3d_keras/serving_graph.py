@@ -13,11 +13,10 @@ from tl3d_keras.graph_grid import Grid
 from tl3d_keras.graph_tiling import Spans, labels, plan_axis, plan_patches
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.unet3d import Geometry, UNet3D, named_weights
+from tl3d_keras.volumes import MAX_SPACING, MIN_SPACING
 
 # What a tile of the `segment` signature may take where the caller sets no size.
 _TILE_BYTES = 8 * 2**30
-# `scan_check` says the same of files.
-_SPACING_RANGE = (0.01, 50.0)
 _MOST_VOXELS = 2**30
 
 
@@ -106,7 +105,7 @@ def _checked(
     image = tf.compat.v1.placeholder_with_default(image, None)
     spacing = tf.compat.v1.placeholder_with_default(spacing, None)
     shape = tf.shape(image)
-    low, high = _SPACING_RANGE
+    low, high = MIN_SPACING, MAX_SPACING
     flat = tf.reshape(spacing, [-1])
     sound = _require(
         # In front of the shape stands what a number's would lack.
