@@ -152,16 +152,18 @@ def main() -> None:
     failed = 0
     # Several scans at a time would take more than one may.
     for job, found in segment_all(jobs, read, segment, overlapped=memory is None):
-        if isinstance(found, InputError):
+        try:
+            if isinstance(found, InputError):
+                raise found
+            print(f"{job.files[0]} -> {job.output}", flush=True)
+            if report:
+                report.add(job, *found)
+        except InputError as error:
             # The others of a folder do not suffer for one.
-            print(f"error: {found}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             failed += 1
             if report:
-                report.add_failure(job, found)
-            continue
-        print(f"{job.files[0]} -> {job.output}", flush=True)
-        if report:
-            report.add(job, *found)
+                report.add_failure(job, error)
     if report:
         print(f"report: {report.write()}")
     if is_folder:
