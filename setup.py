@@ -56,6 +56,8 @@ setup(
             "tensorflow==2.15.1",
             "tensorflow-addons==0.23.0",
             "numpy==1.26.*",
+            # onnx 1.19 needs a newer ml_dtypes than this TensorFlow takes, and doesn't say so.
+            "onnx<1.19",
         ],
         "profile": ["tensorboard-plugin-profile"],
         "cluster": ["tf-keras", "apache-beam"],
