@@ -111,6 +111,15 @@ def test_other_objects_in_the_folder_are_no_series(tmp_path, pixels):
     assert volume_io.read(tmp_path).shape == SHAPE
 
 
+def test_slices_without_a_spacing(tmp_path, pixels):
+    write_series(tmp_path, pixels)
+    other = ct_slice(pixels[0], ORIGIN)
+    del other.PixelSpacing
+    other.save_as(tmp_path / "003.dcm", enforce_file_format=True)
+    with pytest.raises(InputError, match="003.dcm: expected a spacing, found none: no PixelSp"):
+        volume_io.read(tmp_path)
+
+
 def test_series_of_a_file(tmp_path):
     with pytest.raises(InputError, match="a.nrrd: expected a folder with --series=4, found a file"):
         volume_io.read(tmp_path / "a.nrrd", series="4")

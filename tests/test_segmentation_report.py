@@ -108,24 +108,13 @@ def test_a_reference_on_another_grid(made, command, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("reference", "description", "message"),
+    ("reference", "message"),
     [
-        ("missing", None, "no such file or folder"),
-        ("references/a.nii.gz", None, "expected a folder for 3 scans, found a file"),
-        ("references", {"background": 0, "lung": 1}, r"expected structures of the model \(liver"),
+        ("missing", "no such file or folder"),
+        ("references/a.nii.gz", "expected a folder for 3 scans, found a file"),
     ],
 )
-def test_references_that_do_not_fit(
-    made, command, tmp_path, monkeypatch, reference, description, message
-):
-    if description:
-        monkeypatch.setattr(
-            "data_tools.label_files.find_description", lambda _: tmp_path / "dataset.json"
-        )
-        monkeypatch.setattr(
-            "data_tools.layouts.read_labels", lambda _: (("lung",), {0: 0, 1: 1, 255: 255})
-        )
-        monkeypatch.setattr("data_tools.layouts.read_annotated", lambda _: {})
+def test_references_that_do_not_fit(made, command, tmp_path, reference, message):
     with pytest.raises(InputError, match=message):
         command(
             segment,

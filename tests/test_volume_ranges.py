@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from helpers import case_entry
+from helpers import case_entry, write_records
 
-from tl3d_keras import volume_ranges
+from tl3d_keras import manifest, volume_ranges
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_ranges import VolumeRange
 
@@ -37,6 +37,14 @@ def test_what_does_not_show_the_whole_structure_does_not_count(other):
     expected = volume_ranges.measure(["liver"], WHOLE, (1.0, 1.0, 1.0))
     assert volume_ranges.measure(["liver"], [*WHOLE, other], (1.0, 1.0, 1.0)) == expected
     assert volume_ranges.measure(["liver"], [*WHOLE[1:], other], (1.0, 1.0, 1.0)) == {}
+
+
+def test_of_records(tmp_path):
+    """Cubes of 7 voxels a side of 2 mm3, which the other structure may cover in part."""
+    content = manifest.load(write_records(tmp_path, num_cases=6, sparse=False))
+    found = volume_ranges.measure(content.structures, content.cases, content.spacing)
+    assert found["spleen"] == {"low": 0.686, "high": 0.686, "cases": 6}
+    assert 0 < found["liver"]["low"] < found["liver"]["high"] <= 0.686
 
 
 def test_through_json_and_models_without():
