@@ -4,7 +4,8 @@
 
 makes an nnU-Net v2 folder (`dataset.json`, `imagesTr`, `labelsTr`) in some 8 seconds on two cores.
 With `--annotated_slices=0.2 --annotated_structures=0.5` each case has a fifth of its axial slices
-and half of its structures annotated, drawn anew for every case.
+and half of its structures annotated, drawn anew for every case. `--content=primitives` has 15 kinds
+of geometric solids instead, for base models of other modalities.
 """
 
 import json
@@ -13,6 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,6 @@ from absl import flags
 
 from data_tools.command import run
 from tl3d_keras.errors import InputError
-from tl3d_keras.paper import STRUCTURES
 from tl3d_keras.whole_folder import whole_folder
 
 FLAGS = flags.FlagValues()
@@ -58,10 +59,17 @@ _ANNOTATED_STRUCTURES = flags.DEFINE_float(
     1.0,
     flag_values=FLAGS,
 )
+_CONTENT = flags.DEFINE_enum(
+    "content",
+    "anatomy",
+    ["anatomy", "primitives"],
+    "primitives: geometric solids, each kind with an intensity and a texture of its own.",
+    flag_values=FLAGS,
+)
 _STRUCTURES = flags.DEFINE_list(
     "structures",
-    list(STRUCTURES),
-    "Structures that are labelled at all, numbered in this order; default: all 22.",
+    None,
+    "Structures that are labelled at all, numbered in this order; default: all.",
     flag_values=FLAGS,
 )
 _OVERWRITE = flags.DEFINE_bool(
@@ -83,7 +91,8 @@ class PhantomSpec:
         seed: seed of the data set.
         annotated_slices: fraction of the axial slices annotated in a case, 0 to 1.
         annotated_structures: fraction of the structures annotated in a case, 0 to 1.
-        structures: names of labels 1 to K.
+        content: "anatomy" or "primitives".
+        structures: names of labels 1 to K; empty: all that the content has.
     """
 
     shape: tuple[int, int, int]
@@ -91,7 +100,16 @@ class PhantomSpec:
     seed: int = 0
     annotated_slices: float = 1.0
     annotated_structures: float = 1.0
-    structures: tuple[str, ...] = STRUCTURES
+    content: str = "anatomy"
+    structures: tuple[str, ...] = ()
+
+    def names(self) -> tuple[str, ...]:
+        """Names of labels 1 to K."""
+        return self.structures or self.scene().STRUCTURES
+
+    def scene(self) -> Any:
+        """The module that generates the content: its `STRUCTURES` and `generate`."""
+        return import_module(f"data_tools.phantoms.{self.content}")
 
 
 @dataclass(frozen=True)
@@ -115,8 +133,10 @@ def main() -> None:
         _SEED.value,
         _ANNOTATED_SLICES.value,
         _ANNOTATED_STRUCTURES.value,
-        _structures(_STRUCTURES.value),
+        _CONTENT.value,
+        tuple(_STRUCTURES.value or ()),
     )
+    _check_structures(spec)
     write_data_set(_OUTPUT_DIR.value, _NUM_CASES.value, spec, _OVERWRITE.value)
     print(f"{_OUTPUT_DIR.value}: {_NUM_CASES.value} cases")
 
@@ -142,23 +162,24 @@ def write_case(folder: Path, index: int, spec: PhantomSpec) -> WrittenCase:
     """Writes image and label of case number `index` in an nnU-Net folder."""
     import numpy as np
 
-    from data_tools.phantoms.anatomy import generate, select, sparsify
+    from data_tools.phantoms.annotation import select, sparsify
     from tl3d_keras.annotation import IGNORE
     from tl3d_keras.volume_io import write
     from tl3d_keras.volumes import Volume
 
     anatomy, annotation = np.random.SeedSequence([spec.seed, index]).spawn(2)
-    image, labels = generate(int(anatomy.generate_state(1)[0]), spec.shape, spec.spacing)
+    scene, names = spec.scene(), spec.names()
+    image, labels = scene.generate(int(anatomy.generate_state(1)[0]), spec.shape, spec.spacing)
     labels, annotated = sparsify(
-        select(labels, spec.structures),
+        select(labels, names, scene.STRUCTURES),
         np.random.default_rng(annotation),
         spec.annotated_slices,
         spec.annotated_structures,
-        spec.structures,
+        names,
     )
     unannotated = labels == IGNORE
     # nnU-Net wants the label of unannotated voxels to follow the structures'.
-    labels[unannotated] = len(spec.structures) + 1
+    labels[unannotated] = len(names) + 1
     z, y, x = (-0.5 * (n - 1) * step for n, step in zip(spec.shape, spec.spacing, strict=True))
     case_id = f"phantom_{index:03d}"
     for name, array in (
@@ -180,18 +201,18 @@ def _write_cases(folder: Path, num_cases: int, spec: PhantomSpec) -> Iterator[Wr
 
 
 def _description(cases: Sequence[WrittenCase], spec: PhantomSpec) -> dict[str, Any]:
-    labels = {"background": 0, **{name: n for n, name in enumerate(spec.structures, start=1)}}
+    names = spec.names()
+    labels = {"background": 0, **{name: n for n, name in enumerate(names, start=1)}}
     if any(case.has_unannotated for case in cases):
         labels["ignore"] = len(labels)
     content: dict[str, Any] = {
-        "description": f"Synthetic CT of chest and abdomen, seed {spec.seed}",
-        "channel_names": {"0": "CT"},
+        "description": f"{spec.scene().DESCRIPTION}, seed {spec.seed}",
+        "channel_names": {"0": spec.scene().CHANNEL},
         "labels": labels,
         "numTraining": len(cases),
         "file_ending": ".nii.gz",
     }
-    every = len(spec.structures)
-    partial = {c.case_id: list(c.annotated) for c in cases if len(c.annotated) < every}
+    partial = {c.case_id: list(c.annotated) for c in cases if len(c.annotated) < len(names)}
     if partial:
         content["annotated_labels"] = partial
     return content
@@ -210,13 +231,12 @@ def _shape(words: Sequence[str]) -> tuple[int, int, int]:
     return z, y, x
 
 
-def _structures(names: Sequence[str]) -> tuple[str, ...]:
-    unknown = [name for name in names if name not in STRUCTURES]
-    if unknown or not names or len(set(names)) < len(names):
+def _check_structures(spec: PhantomSpec) -> None:
+    names, known = spec.names(), spec.scene().STRUCTURES
+    if not set(names) <= set(known) or len(set(names)) < len(names):
         raise InputError(
-            f"--structures={','.join(names)}: expected different names of {', '.join(STRUCTURES)}"
+            f"--structures={','.join(names)}: expected different names of {', '.join(known)}"
         )
-    return tuple(names)
 
 
 def _spacing(words: Sequence[str]) -> tuple[float, float, float]:

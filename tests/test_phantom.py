@@ -11,7 +11,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from data_tools.layouts import read_layout
-from data_tools.phantoms.anatomy import generate, select, sparsify
+from data_tools.phantoms import primitives
+from data_tools.phantoms.anatomy import generate
+from data_tools.phantoms.annotation import select, sparsify
 from tl3d_keras.paper import STRUCTURES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -183,7 +185,7 @@ def test_no_interval_of_hu_segments_a_structure(cases):
 def test_sparsify_keeps_the_asked_share(slices, structures, kept_slices, kept_structures):
     labels = generate(0, *TINY)[1]
     before = labels.copy()
-    sparse, names = sparsify(labels, np.random.default_rng(5), slices, structures)
+    sparse, names = sparsify(labels, np.random.default_rng(5), slices, structures, STRUCTURES)
     np.testing.assert_array_equal(labels, before)
     assert sparse.dtype == np.uint8
     ignored = (sparse == 255).all(axis=(1, 2))
@@ -196,7 +198,7 @@ def test_sparsify_keeps_the_asked_share(slices, structures, kept_slices, kept_st
 
 def test_select_numbers_the_named_structures():
     labels = generate(0, *TINY)[1]
-    chosen = select(labels, ("spleen", "liver"))
+    chosen = select(labels, ("spleen", "liver"), STRUCTURES)
     np.testing.assert_array_equal(chosen == 1, labels == NUMBER["spleen"])
     np.testing.assert_array_equal(chosen == 2, labels == NUMBER["liver"])
     assert set(np.unique(chosen)) == {0, 1, 2}
@@ -204,10 +206,39 @@ def test_select_numbers_the_named_structures():
 
 def test_sparsify_draws_anew_for_every_case():
     labels = generate(0, *TINY)[1]
-    drawn = [sparsify(labels, np.random.default_rng(seed), 0.3, 0.3) for seed in (1, 1, 2)]
+    drawn = [
+        sparsify(labels, np.random.default_rng(seed), 0.3, 0.3, STRUCTURES) for seed in (1, 1, 2)
+    ]
     np.testing.assert_array_equal(drawn[0][0], drawn[1][0])
     assert drawn[0][1] == drawn[1][1] != drawn[2][1]
     assert (drawn[0][0] != drawn[2][0]).any()
+
+
+def test_every_solid_fits_its_ball_and_has_a_sound_distance():
+    axis = np.linspace(-1.2, 1.2, 61)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij")).astype(np.float32)
+    radius = np.sqrt((points**2).sum(axis=0))
+    for kind, distance in primitives.SOLIDS.items():
+        found = distance(points)
+        assert 0.8 < radius[found < 0].max() <= 1.0, kind
+        slope = np.sqrt(sum(part**2 for part in np.gradient(found, axis[1] - axis[0])))
+        assert 0.8 < np.median(slope[np.abs(found) < 0.05]) < 1.35, kind
+
+
+def test_primitives_are_seeded_and_have_a_look_by_kind():
+    shape, spacing = (40, 40, 40), (2.0, 1.0, 1.0)
+    (image, labels), again, other = (primitives.generate(n, shape, spacing) for n in (3, 3, 4))
+    np.testing.assert_array_equal(image, again[0])
+    np.testing.assert_array_equal(labels, again[1])
+    assert image.dtype == np.int16 and (labels != other[1]).any()
+    cases = [primitives.generate(n, (64, 64, 64), (1.0, 1.0, 1.0)) for n in range(6)]
+    means = [
+        [image[labels == kind].mean() for image, labels in cases if (labels == kind).sum() > 50]
+        for kind in range(1, 1 + len(primitives.STRUCTURES))
+    ]
+    assert all(len(values) >= 3 for values in means)
+    between = np.std([np.mean(values) for values in means])
+    assert between > 3 * np.mean([np.std(values) for values in means])
 
 
 def phantom_command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -254,6 +285,14 @@ def test_command_writes_sparse_annotation_the_nnunet_way(tmp_path):
         assert set(np.unique(labels)) <= {0, 23, *(NUMBER[name] for name in names)}
 
 
+def test_command_writes_primitives(tmp_path):
+    content = make(tmp_path / "solids", "--num_cases=1", "--content=primitives")
+    assert list(content["labels"]) == ["background", *primitives.STRUCTURES]
+    assert content["channel_names"] == {"0": "primitives"}
+    some = make(tmp_path / "some", "--num_cases=1", "--content=primitives", "--structures=ring,box")
+    assert some["labels"] == {"background": 0, "ring": 1, "box": 2}
+
+
 def test_a_case_depends_on_seed_and_number_alone(tmp_path):
     make(tmp_path / "one", "--num_cases=1")
     make(tmp_path / "two", "--num_cases=2", "--annotated_slices=0.5")
@@ -288,6 +327,7 @@ def test_command_replaces_a_data_set_only_if_told_to(tmp_path):
         ("--annotated_slices=1.5", r"annotated_slices=1.5"),
         ("--annotated_structures=nan", "from 0 to 1"),
         ("--num_cases=0", "num_cases=0"),
+        ("--structures=ring", "liver"),
     ],
 )
 def test_a_bad_flag_is_one_line_and_status_2(tmp_path, flag, message):
