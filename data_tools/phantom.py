@@ -4,7 +4,7 @@
 
 makes an nnU-Net v2 folder (`dataset.json`, `imagesTr`, `labelsTr`) in some 8 seconds on two cores.
 With `--annotated_slices=0.2 --annotated_structures=0.5` each case has a fifth of its axial slices
-and half of its structures annotated, drawn anew for every case. `--content=primitives` has 15 kinds
+and half of its structures annotated, drawn anew for every case. `--content=primitives` has 8 kinds
 of geometric solids instead, for base models of other modalities.
 """
 

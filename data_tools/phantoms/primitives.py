@@ -46,16 +46,6 @@ def _cross(p: np.ndarray) -> np.ndarray:
     return np.minimum.reduce(arms)
 
 
-def _burr(p: np.ndarray) -> np.ndarray:
-    bumps = np.sin(7.0 * p[0]) * np.sin(7.0 * p[1]) + np.sin(7.0 * p[1]) * np.sin(7.0 * p[2])
-    return _radius(p) - 0.75 - 0.11 * bumps
-
-
-def _prism(p: np.ndarray) -> np.ndarray:
-    sides = [p[1] * np.cos(angle) + p[2] * np.sin(angle) for angle in np.deg2rad([90, 210, 330])]
-    return np.maximum(np.maximum.reduce(sides) - 0.4, np.abs(p[0]) - 0.55)
-
-
 def _spring(p: np.ndarray) -> np.ndarray:
     angle = np.pi * 2.2 * p[0]
     bent = np.hypot(p[1] - 0.42 * np.sin(angle), p[2] - 0.42 * np.cos(angle))
@@ -65,19 +55,12 @@ def _spring(p: np.ndarray) -> np.ndarray:
 # Signed distances in the ball of radius 1, by kind; their slope is about 1 near the surface.
 SOLIDS: dict[str, Distance] = {
     "ball": lambda p: _radius(p) - 0.9,
-    "egg": lambda p: 0.6 * (_radius(p * np.reshape([1.05, 1.9, 1.9], (3, 1, 1, 1))) - 1.0),
     "box": _box(0.5, 0.55, 0.6),
-    "plate": _box(0.16, 0.65, 0.65),
     "rod": _drum(0.2, 0.95),
     "coin": _drum(0.9, 0.2),
-    "drum": _drum(0.6, 0.6),
-    "cone": lambda p: np.maximum(0.89 * (_round(p) - 0.5 * (0.8 - p[0])), -p[0] - 0.6),
     "ring": lambda p: np.hypot(_round(p) - 0.68, p[0]) - 0.24,
     "shell": lambda p: np.abs(_radius(p) - 0.8) - 0.14,
-    "bowl": lambda p: np.maximum(np.abs(_radius(p) - 0.8) - 0.15, p[0] - 0.1),
     "cross": _cross,
-    "burr": _burr,
-    "prism": _prism,
     "spring": _spring,
 }
 STRUCTURES = tuple(SOLIDS)
@@ -97,7 +80,7 @@ def _looks() -> dict[str, _Look]:
     levels = np.linspace(-1.0, 1.0, len(STRUCTURES))
     looks = {}
     for number, kind in enumerate(STRUCTURES):
-        level = levels[number * 7 % len(STRUCTURES)]
+        level = levels[number * 3 % len(STRUCTURES)]
         looks[kind] = _Look(_SPREAD_HU * level, 30.0 * (number % 3), 3.0 + 2.0 * (number % 4))
     return looks
 
@@ -129,7 +112,7 @@ def generate(
     )
     for wavelength in (4.0, 24.0):
         mottle = smooth_field(waves, shape, spacing, wavelength * canvas.voxel)
-        canvas.hu += rng.uniform(10.0, 60.0) * mottle
+        canvas.hu += rng.uniform(5.0, 30.0) * mottle
     gain = rng.uniform(0.8, 1.2)
     count = max(len(STRUCTURES), round(np.prod(shape) / _VOXELS_A_SOLID))
     kinds = [STRUCTURES[number % len(STRUCTURES)] for number in range(count)]
