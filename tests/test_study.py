@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,7 @@ def grid(study, place, data, **base_paths):
         ({"bases": {}}, "mode finetune: expected bases to start from, found none"),
         ({"baseline": "none"}, "expected a baseline of scratch, finetune, found 'none'"),
         ({"tasks": {"boxes": {"dataset_dir": "d"}}}, "task boxes: expected test cases or splits"),
+        ({"tasks": {"boxes": 3}}, "study.json: not a study: tasks.boxes"),
     ],
 )
 def test_a_wrong_study_file_is_named_in_one_line(make_study, changes, message):
@@ -102,6 +104,22 @@ def test_a_wrong_study_file_is_named_in_one_line(make_study, changes, message):
         study_file.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_task_may_come_from_another_study_with_its_sizes(make_study, tmp_path):
+    other = make_study(sizes=[2, [2, 1]])
+    (tmp_path / "more").mkdir()
+    path = tmp_path / "more" / "several.json"
+    content = make_content(sizes=[], tasks={"boxes": os.path.relpath(other, path.parent)})
+    path.write_text(json.dumps(content))
+    found, taken = (study_file.load(p) for p in (other, path))
+    sizes = study_file.sizes_of(found, found.tasks["boxes"])
+    assert study_file.sizes_of(taken, taken.tasks["boxes"]) == sizes
+    assert replace(taken.tasks["boxes"], sizes=()) == found.tasks["boxes"]
+    content["tasks"] = {"balls": content["tasks"]["boxes"]}
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"study.json: expected a task balls, found none"):
+        study_file.load(path)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ class Study:
     """A study: every task with every size, mode, base and seed.
 
     Attributes:
-        tasks: by name.
+        tasks: by name; in place of a task the file may name another study file, relative to its own
+            folder, whose task of that name it takes with its sizes.
         modes: name -> settings of `RunSettings` over the task's; `mode` is the name by default.
         bases: name -> model folder, or a base that ships; modes of scratch take its architecture.
         sizes: numbers of cases, pairs of cases and annotated slices a case, or `Size` objects.
@@ -159,7 +160,12 @@ def load(path: str | Path) -> Study:
     Raises:
         InputError: the file is no study; the line says where and why.
     """
-    content = json_file.read_object(path, "a study file, see docs/study.md")
+    content = _read(path)
+    tasks = content.get("tasks")
+    if isinstance(tasks, dict):
+        for name, task in tasks.items():
+            if isinstance(task, str):
+                tasks[name] = _task_of(Path(path).parent / task, name)
     try:
         study = TypeAdapter(Study).validate_python(content)
     except ValidationError as error:
@@ -221,6 +227,18 @@ def splits_of(task: Task, folder: Path, study_folder: Path) -> tuple[list[str], 
 def find(name: str, data_dir: Path, study_folder: Path) -> Path:
     """A path of a study file: from the data's folder, else from the study's."""
     return data_dir / name if (data_dir / name).exists() else study_folder / name
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    return json_file.read_object(path, "a study file, see docs/study.md")
+
+
+def _task_of(path: Path, name: str) -> Any:
+    content = _read(path)
+    tasks = content.get("tasks")
+    if not isinstance(tasks, dict) or not isinstance(tasks.get(name), dict):
+        raise InputError(f"{path}: expected a task {name}, found none")
+    return {"sizes": content.get("sizes", []), **tasks[name]}
 
 
 def _as_size(size: AnySize) -> Size:
