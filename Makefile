@@ -20,7 +20,7 @@ NEW_STRUCTURES = left_kidney,right_kidney
 
 demo: $(INSTALLED)
 	rm -rf $(DEMO)
-	$(base_trained)
+	$(call base_trained,32,$(BASE_STRUCTURES),--steps=450 --learning_rate=3e-3 --num_validation=2 --steps_per_epoch=90)
 	$(PHANTOM) --output_dir=$(DEMO)/base/test --num_cases=4 --seed=100 \
 	    --structures=$(BASE_STRUCTURES)
 	$(call segmented,base/run,base/test,base)
@@ -41,15 +41,17 @@ demo: $(INSTALLED)
 # Remakes the base model that ships, as saved_models/README.md describes it, as its next version.
 base: $(INSTALLED)
 	rm -rf $(DEMO)/base
-	$(base_trained)
+	$(call base_trained,64,$(BASE_STRUCTURES)$(COMMA)$(NEW_STRUCTURES)$(COMMA)aorta$(COMMA)bladder,--steps=1500 --learning_rate=5e-3 --num_validation=3 --steps_per_epoch=250)
 	$(RUN) experiments.export --model=$(DEMO)/base/run/model --output_dir=saved_models/phantom_ct
 
+# $(call base_trained,CASES,STRUCTURES,FLAGS)
+COMMA = ,
 define base_trained
-	$(PHANTOM) --output_dir=$(DEMO)/base/dataset --num_cases=32 --structures=$(BASE_STRUCTURES) \
+	$(PHANTOM) --output_dir=$(DEMO)/base/dataset --num_cases=$(1) --structures=$(2) \
 	    --annotated_slices=0.4 --annotated_structures=0.75
 	$(RUN) data_tools.shard --dataset_dir=$(DEMO)/base/dataset --output_dir=$(DEMO)/base/records
 	$(RUN) experiments.train_base --records_dir=$(DEMO)/base/records --output_dir=$(DEMO)/base/run \
-	    $(NETWORK) --steps=450 --learning_rate=3e-3 --num_validation=2 --steps_per_epoch=90
+	    $(NETWORK) $(3)
 endef
 
 # $(call segmented,RUN,TESTSET,OUTPUT)
