@@ -1,9 +1,11 @@
 """How many bytes a training step takes, by the network's geometry, and what would fit."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
+from tl3d_keras.gradient_checkpointing import SLABS
 from tl3d_keras.unet3d import Geometry
 
 # Bytes that a step holds of each kind of number, fitted to what benchmarks/training_memory.py
@@ -23,24 +25,27 @@ class Setup(NamedTuple):
         patch_size: (Z, Y, X) of the image patches.
         batch_size: patches that are in memory together.
         precision: a Keras policy.
+        checkpointing: whether activations are computed twice, see `gradient_checkpointing`.
     """
 
     patch_size: tuple[int, ...]
     batch_size: int
     precision: str
+    checkpointing: bool = False
 
     def __str__(self) -> str:
         """As flags."""
         size = ",".join(map(str, self.patch_size))
-        return f"--patch_size={size} --batch_size={self.batch_size} --precision={self.precision}"
+        flags = f"--patch_size={size} --batch_size={self.batch_size} --precision={self.precision}"
+        return f"{flags} --gradient_checkpointing" if self.checkpointing else flags
 
 
 class _Numbers(NamedTuple):
     """How many numbers of each kind one patch makes.
 
     Attributes:
-        convolved: outputs of convolutions, kept for the gradients.
-        moved: outputs of pooling and cropping, likewise.
+        convolved: outputs of convolutions, kept for the gradients or computed again together.
+        moved: outputs of pooling and cropping, kept likewise.
         largest: inputs and output of the largest convolution, whose gradients live together.
         logits: inputs of the loss.
         weights: of all convolutions.
@@ -60,7 +65,7 @@ def training_bytes(config: Mapping[str, Any], setup: Setup) -> int:
         config: of a `UNet3D`, as `get_config` gives it.
         setup: of the step.
     """
-    numbers = _count(config, setup.patch_size)
+    numbers = _count(config, setup.patch_size, setup.checkpointing)
     normalised = numbers.convolved if config["normalization"] else 0
     per_patch = (
         _PER_KEPT[setup.precision] * (numbers.convolved + numbers.moved)
@@ -76,18 +81,20 @@ def fitting(
 ) -> Setup | None:
     """The nearest setup that needs at most `budget` bytes, None if there is none.
 
-    It first gives up patches of the batch, then float32, then voxels of the patch.
+    It first gives up time for checkpointing, then patches of the batch, float32 and voxels of the
+    patch.
     """
     geometry = Geometry(config["levels"], config["padding"])
     precisions = [setup.precision]
     if setup.precision == "float32":
         precisions.append("mixed_bfloat16")
     batches = range(setup.batch_size, 0, -1)
+    checkpointing = [True] if setup.checkpointing else [False, True]
     size: tuple[int, ...] | None = setup.patch_size
     while size:
         for precision in precisions:
-            for batch in batches:
-                tried = Setup(size, batch, precision)
+            for batch, twice in product(batches, checkpointing):
+                tried = Setup(size, batch, precision, twice)
                 if batch % replicas == 0 and training_bytes(config, tried) <= budget:
                     return tried
         size = _smaller(size, geometry)
@@ -136,35 +143,45 @@ def _smaller(size: tuple[int, ...], geometry: Geometry) -> tuple[int, ...] | Non
     return (*size[:longest], shorter, *size[longest + 1 :])
 
 
-def _count(config: Mapping[str, Any], patch_size: Sequence[int]) -> _Numbers:
+def _count(
+    config: Mapping[str, Any], patch_size: Sequence[int], checkpointing: bool = False
+) -> _Numbers:
     lost = 2 if config["padding"] == "valid" else 0
+    slabs = SLABS if lost and config["normalization"] is None else (1,) * len(SLABS)
     filters, levels = config["filters"], config["levels"]
     size, channels = list(patch_size), config["input_channels"]
-    convolved = moved = largest = weights = 0
+    convolved = moved = largest = weights = again = 0
     skips: list[int] = []
 
-    def convolve(width: int, coarse: int = 0) -> None:
+    def convolve(width: int, parts: int = 0, coarse: int = 0) -> int:
+        """Counts a convolution; gives what is computed again of it, in so many parts."""
         nonlocal size, channels, convolved, largest, weights
         # Coarse channels have an eighth of the voxels.
         before = (channels - coarse) * prod(size) + coarse * prod(size) // 8
         size = [n - lost for n in size]
         after = width * prod(size)
-        convolved += after
-        largest = max(largest, before + after)
+        convolved += 0 if parts else after
+        largest = max(largest, (before + after) // (parts or 1))
         weights += 27 * channels * width
         channels = width
+        return after // parts if parts else 0
 
     for level in range(levels):
-        convolve(filters * 2**level)
-        convolve(filters * 2 ** (level + 1))
+        twice = checkpointing and level < min(len(SLABS), levels - 1)
+        parts = slabs[level] if twice else 0
+        width = filters * 2**level
+        again = max(again, convolve(width, parts) + convolve(2 * width, parts))
         if level < levels - 1:
             skips.append(channels)
+            moved += channels * prod(size) if twice and not lost else 0
             size = [n // 2 for n in size]
             moved += channels * prod(size)
     for level in reversed(range(levels - 1)):
         size = [2 * n for n in size]
         moved += skips[level] * prod(size) if lost else 0
         coarse, channels = channels, channels + skips[level]
-        convolve(filters * 2 ** (level + 1), coarse)
-        convolve(filters * 2 ** (level + 1))
-    return _Numbers(convolved, moved, largest, config["num_classes"] * prod(size), weights)
+        parts = int(checkpointing and 0 < level < len(SLABS))
+        width = filters * 2 ** (level + 1)
+        again = max(again, convolve(width, parts, coarse) + convolve(width, parts))
+    logits = config["num_classes"] * prod(size)
+    return _Numbers(convolved + again, moved, largest, logits, weights)

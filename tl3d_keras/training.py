@@ -32,6 +32,7 @@ def train(
     structures: Sequence[str] = (),
     supervise_levels: bool = False,
     watching: Watching | None = None,
+    checkpointing: bool = False,
 ) -> TrainingState:
     """Trains a network through its stages, from where the run folder's checkpoint stands.
 
@@ -52,6 +53,7 @@ def train(
         structures: names for the logs.
         supervise_levels: whether the coarser levels get heads, see `deep_supervision`.
         watching: what the user sees of it.
+        checkpointing: whether activations are computed twice, see `gradient_checkpointing`.
 
     Returns:
         The final state: step, best Dice and its step.
@@ -86,7 +88,7 @@ def train(
             continue
         frozen = freeze(network, frozen_layers(network, stage))
         with strategy.scope():
-            trainer = MaskedTrainer(network, loss, logits, update, guard)
+            trainer = MaskedTrainer(network, loss, logits, update, guard, checkpointing)
             rule = make_optimizer(
                 plan, stage.learning_rate, stage.steps, network.get_config()["dtype"]
             )

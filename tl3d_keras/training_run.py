@@ -168,7 +168,9 @@ def _train(
         f"{network.count_params():,} parameters, {precision}, "
         f"{strategy.num_replicas_in_sync} device(s), patches of {patches.image_size}"
     )
-    setup = memory_model.Setup(patches.image_size, settings.batch_size, precision)
+    setup = memory_model.Setup(
+        patches.image_size, settings.batch_size, precision, settings.gradient_checkpointing
+    )
     doubts = memory_model.doubts(
         network.get_config(), setup, memory.free_memory(), strategy.num_replicas_in_sync
     )
@@ -229,6 +231,7 @@ def _train(
             manifest.structures,
             settings.deep_supervision,
             watching,
+            settings.gradient_checkpointing,
         )
     except Diverged:
         say(f"model before it went wrong: {save({})}")

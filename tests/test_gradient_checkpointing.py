@@ -1,0 +1,114 @@
+"""Gradient checkpointing: the gradients of the plain step, wherever it trains."""
+
+import helpers
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tl3d_keras import deep_supervision, layers_by_name, losses
+from tl3d_keras.gradient_checkpointing import SLABS, Checkpointed
+from tl3d_keras.trainer import MaskedTrainer
+
+
+def make_batch(network, size, batch=2):
+    output = network.geometry.output_size(size)
+    labels = tf.random.stateless_uniform([batch, *[output] * 3], (0, 2)) * 3
+    return {
+        "image": tf.random.stateless_normal([batch, *[size] * 3, 1], (0, 1)),
+        "labels": tf.cast(labels, tf.uint8),
+        "annotated": tf.ones([batch, 3], tf.uint8),
+    }
+
+
+@pytest.mark.parametrize(
+    ("size", "arguments"),
+    [
+        (44, {"padding": "valid", "levels": 3}),
+        (20, {"padding": "valid", "normalization": "group"}),
+        (16, {"padding": "same", "levels": 4}),
+        (8, {"padding": "same", "levels": 3, "normalization": "instance"}),
+        (8, {"padding": "same", "levels": 1}),
+    ],
+)
+def test_logits_and_gradients_are_those_of_the_plain_network(size, arguments):
+    network = helpers.network(**arguments)
+    # Else activations grow from layer to layer, and rounding with them.
+    network.set_weights([weight / 2 for weight in network.get_weights()])
+    # In slabs there are other sums; of 10^5 products the plain kernel's are off by 5e-6.
+    sliced = arguments["padding"] == "valid" and "normalization" not in arguments
+    most = 1e-5 if sliced else 1e-7
+    batch = make_batch(network, size)
+    loss = losses.MaskedCrossEntropyDice(from_logits=True)
+
+    def gradients(call):
+        with tf.GradientTape() as tape:
+            logits = tf.nest.flatten(call(batch["image"]))[0]
+            value = loss.value(batch["labels"], logits)
+        return [logits, *tape.gradient(value, network.trainable_weights)]
+
+    plain, twice = (
+        tf.function(gradients)(call)
+        for call in (network.logits, Checkpointed(network, network.logits))
+    )
+    for found, expected in zip(twice, plain, strict=True):
+        assert float(tf.norm(found - expected)) <= most * float(tf.norm(expected))
+
+
+def test_slabs_are_those_of_the_whole():
+    network = helpers.network(padding="valid", levels=3)
+    assert len(SLABS) == 2 and min(SLABS) > 1
+    image = make_batch(network, 52)["image"]
+    checkpointed = Checkpointed(network, network.logits)
+    whole = checkpointed._encoded(0, image)
+    for found, expected in zip(checkpointed._down(image, 0), whole, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"replicas": 2},
+        {"frozen": ("encoder_*",)},
+        {"frozen": ("encoder_0*", "decoder_*")},
+        {"supervised": True},
+        {"dtype": "mixed_bfloat16"},
+        {"dtype": "mixed_float16"},
+    ],
+    ids=str,
+)
+def test_steps_end_in_equal_weights(options, mirrored):
+    strategy = (
+        mirrored(options["replicas"]) if "replicas" in options else tf.distribute.get_strategy()
+    )
+    trained = []
+    for checkpointing in (False, True):
+        with strategy.scope():
+            network = helpers.network(levels=3, dtype=options.get("dtype"))
+            supervised = options.get("supervised")
+            logits = deep_supervision.with_heads(network) if supervised else network.logits
+            for layer in (logits.get_layer(f"head_{i}") for i in range(1, 2) if supervised):
+                layer.set_weights([np.ones_like(w) for w in layer.get_weights()])
+            layers_by_name.freeze(
+                network, layers_by_name.matching(network, options.get("frozen", ()))
+            )
+            trainer = MaskedTrainer(
+                network,
+                losses.MaskedCrossEntropyDice(from_logits=True),
+                logits,
+                checkpointing=checkpointing,
+            )
+            trainer.compile(tf.keras.optimizers.SGD(0.1), jit_compile=False)
+        data = tf.data.Dataset.from_tensors(make_batch(network, 16)).repeat()
+        options_of = tf.data.Options()
+        options_of.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.OFF
+        )
+        trainer.fit(data.with_options(options_of), steps_per_epoch=2, shuffle=False, verbose=0)
+        trained.append(network)
+    start = helpers.network(levels=3)
+    moved = [
+        not np.array_equal(a, b)
+        for a, b in zip(trained[1].get_weights(), start.get_weights(), strict=True)
+    ]
+    assert any(moved) and all(moved) == ("frozen" not in options)
+    helpers.assert_equal_weights(*trained, atol=0.02 if "dtype" in options else 1e-5)
