@@ -26,7 +26,7 @@ class InstanceNormalization(tf.keras.layers.GroupNormalization):
         batch, voxels = shape[0], tf.reduce_prod(shape[1:4])
         # A channel of one patch is to the kernel a channel of its own.
         apart = tf.transpose(tf.reshape(inputs, [batch, voxels, channels]), [1, 0, 2])
-        if inputs.dtype == tf.float64 or channels * (inputs.shape[0] or 1) % _CHANNELS:
+        if channels * (inputs.shape[0] or 1) % _CHANNELS:
             apart = tf.cast(apart, tf.float32)
         normalized = tf.raw_ops.FusedBatchNormV3(
             x=tf.reshape(apart, [1, 1, voxels, batch * channels]),
