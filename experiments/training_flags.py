@@ -94,8 +94,8 @@ def define(command_flags: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "gradient_checkpointing",
         False,
-        "Compute activations a second time rather than keep them: half the memory for a third more "
-        "time, and the same weights.",
+        "Compute activations twice rather than keep them: the same weights in half the memory for "
+        "a third more time (valid padding, no normalization); others save a fifth.",
         flag_values=command_flags,
     )
     enum(

@@ -275,7 +275,11 @@ EVERYTHING = {
             | {"optimizer": "sgd_nesterov", "num_validation": 0, "warmup_steps": 0}
             | {"stages": ("head:2@0.1", "decoder+head:5", "all"), "head_steps": None},
         ),
-        ("after_save", {"mode": "adapter", "stages": ("decoder:4", "all"), "head_steps": None}),
+        (
+            "after_save",
+            {"mode": "adapter", "stages": ("decoder:4", "all"), "head_steps": None}
+            | {"gradient_checkpointing": True},
+        ),
     ],
 )
 def test_a_killed_run_ends_in_the_same_weights(records, tmp_path, monkeypatch, kill_at, options):

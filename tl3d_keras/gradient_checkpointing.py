@@ -5,7 +5,7 @@ activations, keep none of them; the gradient computes them again when it gets th
 segment, the finest of the decoder, is kept, for the gradient starts with it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -21,12 +21,19 @@ _REACH = 2
 _Call = Callable[..., Sequence[tf.Tensor]]
 
 
+def is_sliced(config: Mapping[str, Any]) -> bool:
+    """Whether the encoder of a network of that configuration goes slab by slab.
+
+    Normalisation sees whole patches, and same padding has borders where slabs meet.
+    """
+    return config["padding"] == "valid" and config["normalization"] is None
+
+
 class Checkpointed:
     """A network's logits, whose gradients are those of the plain network.
 
-    The encoder of a valid network without normalisation goes slab by slab, for its finest level
-    alone takes more memory than all others: what it gives is only pooled and, in the middle, passed
-    on.
+    Where it can, the encoder goes slab by slab, for a valid network's finest level alone takes more
+    memory than all others: what it gives is only pooled and, in the middle, passed on.
 
     Args:
         network: whose weights are used.
@@ -36,7 +43,7 @@ class Checkpointed:
     def __init__(self, network: UNet3D, logits: tf.keras.Model) -> None:
         config = network.get_config()
         self._levels = config["levels"]
-        self._sliced = config["padding"] == "valid" and config["normalization"] is None
+        self._sliced = is_sliced(config)
         # Those of the network, and heads of its coarser levels.
         self._layers = {layer.name: layer for layer in logits.layers}
 

@@ -5,7 +5,7 @@ from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
-from tl3d_keras.gradient_checkpointing import SLABS
+from tl3d_keras.gradient_checkpointing import is_sliced
 from tl3d_keras.unet3d import Geometry
 
 # Bytes that a step holds of each kind of number, fitted to what benchmarks/training_memory.py
@@ -15,6 +15,8 @@ _PER_LARGEST = {"float32": 7.3, "mixed_bfloat16": 6.5, "mixed_float16": 23.0}
 _PER_NORMALISED = 5.2
 _PER_LOGIT = 23.4
 _PER_WEIGHT = 6.7
+# What gradient checkpointing leaves of all but the weights; less where the encoder goes in slabs.
+_LEFT_SLICED, _LEFT = 0.48, 0.8
 _SAFE_SHARE = 0.7
 
 
@@ -44,8 +46,8 @@ class _Numbers(NamedTuple):
     """How many numbers of each kind one patch makes.
 
     Attributes:
-        convolved: outputs of convolutions, kept for the gradients or computed again together.
-        moved: outputs of pooling and cropping, kept likewise.
+        convolved: outputs of convolutions, kept for the gradients.
+        moved: outputs of pooling and cropping, likewise.
         largest: inputs and output of the largest convolution, whose gradients live together.
         logits: inputs of the loss.
         weights: of all convolutions.
@@ -65,7 +67,7 @@ def training_bytes(config: Mapping[str, Any], setup: Setup) -> int:
         config: of a `UNet3D`, as `get_config` gives it.
         setup: of the step.
     """
-    numbers = _count(config, setup.patch_size, setup.checkpointing)
+    numbers = _count(config, setup.patch_size)
     normalised = numbers.convolved if config["normalization"] else 0
     per_patch = (
         _PER_KEPT[setup.precision] * (numbers.convolved + numbers.moved)
@@ -73,6 +75,8 @@ def training_bytes(config: Mapping[str, Any], setup: Setup) -> int:
         + _PER_NORMALISED * normalised
         + _PER_LOGIT * numbers.logits
     )
+    if setup.checkpointing:
+        per_patch *= _LEFT_SLICED if is_sliced(config) else _LEFT
     return int(setup.batch_size * per_patch + _PER_WEIGHT * numbers.weights)
 
 
@@ -81,8 +85,7 @@ def fitting(
 ) -> Setup | None:
     """The nearest setup that needs at most `budget` bytes, None if there is none.
 
-    It first gives up time for checkpointing, then patches of the batch, float32 and voxels of the
-    patch.
+    It first gives up time, for checkpointing, then patches of the batch, float32 and voxels.
     """
     geometry = Geometry(config["levels"], config["padding"])
     precisions = [setup.precision]
@@ -143,45 +146,35 @@ def _smaller(size: tuple[int, ...], geometry: Geometry) -> tuple[int, ...] | Non
     return (*size[:longest], shorter, *size[longest + 1 :])
 
 
-def _count(
-    config: Mapping[str, Any], patch_size: Sequence[int], checkpointing: bool = False
-) -> _Numbers:
+def _count(config: Mapping[str, Any], patch_size: Sequence[int]) -> _Numbers:
     lost = 2 if config["padding"] == "valid" else 0
-    slabs = SLABS if lost and config["normalization"] is None else (1,) * len(SLABS)
     filters, levels = config["filters"], config["levels"]
     size, channels = list(patch_size), config["input_channels"]
-    convolved = moved = largest = weights = again = 0
+    convolved = moved = largest = weights = 0
     skips: list[int] = []
 
-    def convolve(width: int, parts: int = 0, coarse: int = 0) -> int:
-        """Counts a convolution; gives what is computed again of it, in so many parts."""
+    def convolve(width: int, coarse: int = 0) -> None:
         nonlocal size, channels, convolved, largest, weights
         # Coarse channels have an eighth of the voxels.
         before = (channels - coarse) * prod(size) + coarse * prod(size) // 8
         size = [n - lost for n in size]
         after = width * prod(size)
-        convolved += 0 if parts else after
-        largest = max(largest, (before + after) // (parts or 1))
+        convolved += after
+        largest = max(largest, before + after)
         weights += 27 * channels * width
         channels = width
-        return after // parts if parts else 0
 
     for level in range(levels):
-        twice = checkpointing and level < min(len(SLABS), levels - 1)
-        parts = slabs[level] if twice else 0
-        width = filters * 2**level
-        again = max(again, convolve(width, parts) + convolve(2 * width, parts))
+        convolve(filters * 2**level)
+        convolve(filters * 2 ** (level + 1))
         if level < levels - 1:
             skips.append(channels)
-            moved += channels * prod(size) if twice and not lost else 0
             size = [n // 2 for n in size]
             moved += channels * prod(size)
     for level in reversed(range(levels - 1)):
         size = [2 * n for n in size]
         moved += skips[level] * prod(size) if lost else 0
         coarse, channels = channels, channels + skips[level]
-        parts = int(checkpointing and 0 < level < len(SLABS))
-        width = filters * 2 ** (level + 1)
-        again = max(again, convolve(width, parts, coarse) + convolve(width, parts))
-    logits = config["num_classes"] * prod(size)
-    return _Numbers(convolved + again, moved, largest, logits, weights)
+        convolve(filters * 2 ** (level + 1), coarse)
+        convolve(filters * 2 ** (level + 1))
+    return _Numbers(convolved, moved, largest, config["num_classes"] * prod(size), weights)
