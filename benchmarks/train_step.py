@@ -46,8 +46,8 @@ _RUN = flags.DEFINE_string("run", None, "One way, as JSON.", flag_values=FLAGS)
 
 _RIVAL = Path(__file__).parent / "rivals" / "torch_step.py"
 _RATIOS = (("fit", "bare"), ("fit", "unguarded"), ("checkpointed", "fit"), ("PyTorch", "fit"))
-# Steps between checkpoints unless the user says otherwise.
-_EPOCH = 100
+# Steps between checkpoints unless the user says otherwise, and steps that are not timed.
+_EPOCH, _FIRST_STEPS = 100, 2
 
 
 def main() -> None:
@@ -114,7 +114,8 @@ class _Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         ready = self._read()
-        print(f"  {name}: {ready['parameters']:,} parameters{ready.get('note', '')}", flush=True)
+        note = f", {ready['note']}" if "note" in ready else ""
+        print(f"  {name}: {ready['parameters']:,} parameters{note}", flush=True)
 
     def turn(self) -> dict[str, float]:
         assert self._process.stdin
@@ -153,7 +154,7 @@ def _bare(config: dict[str, Any]) -> None:
         return value
 
     turns = _Turns(network.count_params(), config["steps"])
-    for _ in range(1 + config["turns"] * config["steps"]):
+    for _ in range(_FIRST_STEPS + config["turns"] * config["steps"]):
         turns.before_step()
         step().numpy()
     turns.before_step()
@@ -185,7 +186,7 @@ def _fit(config: dict[str, Any]) -> None:
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             turns.before_step()
 
-    steps = 1 + config["turns"] * config["steps"]
+    steps = _FIRST_STEPS + config["turns"] * config["steps"]
     with tempfile.TemporaryDirectory() as path:
         folder = RunFolder(path, {})
         training.train(
@@ -227,7 +228,7 @@ class _Turns:
     """Waits for a line before every so many steps, and tells how long they took.
 
     Args:
-        parameters: to be told when the first step, which is not timed, is over.
+        parameters: to be told when the first steps, which are not timed, are over.
         steps: of a turn.
     """
 
@@ -235,7 +236,7 @@ class _Turns:
         from tl3d_keras import memory
 
         self._ready, self._steps = {"parameters": parameters}, steps
-        self._before, self._count = memory.resident_memory(), -1
+        self._before, self._count = memory.resident_memory(), -_FIRST_STEPS
 
     def before_step(self) -> None:
         """To be called before each step, and after the last."""

@@ -95,7 +95,7 @@ def define(command_flags: flags.FlagValues) -> None:
         "gradient_checkpointing",
         False,
         "Compute activations twice rather than keep them: the same weights in half the memory for "
-        "a third more time (valid padding, no normalization); others save a fifth.",
+        "a third more time (valid padding, no normalization); others save at most a fifth.",
         flag_values=command_flags,
     )
     enum(

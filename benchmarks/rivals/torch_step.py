@@ -99,7 +99,7 @@ def main(config: dict) -> None:
     trainer = Trainer(config, formats[best])
     trainer.step()
     parameters = sum(p.numel() for p in trainer.network.parameters())
-    _tell({"note": f"{best}; seconds of {tried}", "parameters": parameters})
+    _tell({"note": ", ".join(f"{n} {s:.2f} s" for n, s in tried.items()), "parameters": parameters})
     for _ in sys.stdin:
         seconds = sum(trainer.step() for _ in range(config["steps"])) / config["steps"]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
