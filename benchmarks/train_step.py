@@ -6,12 +6,13 @@ takes some 15 minutes on two cores and 12 GiB. PyTorch has an environment of its
 
     python3.11 -m venv TORCH && TORCH/bin/pip install torch==2.13.0
 
-Every way has a process of its own with one batch that stays in memory; all take turns, and ratios
-are medians over turns. `bare` is a `tf.function` of forward pass, loss, gradient and Adam; `fit` is
-all of a training run but reading records: guard, metrics, callbacks, run folder; in `unguarded` the
-guard is taken out of it, `checkpointed` is `--gradient_checkpointing`. PyTorch computes in the
-faster of its two memory formats. To expect: `fit` at most 1.03 times bare, of which the guard is
-less than 0.01; checkpointed at most 1.35 times `fit` in half the memory; PyTorch 1.5 times `fit`.
+Every way has a process of its own with one batch that stays in memory. All take turns, and ratios
+are medians over turns; CPU seconds, of all threads, tell where the machine has other work. `bare`
+is a `tf.function` of forward pass, loss, gradient and Adam; `fit` is all of a training run but
+reading records: guard, metrics, callbacks, run folder; `unguarded` is `fit` without the guard, and
+`checkpointed` with `--gradient_checkpointing`. PyTorch computes in the faster of its two memory
+formats. To expect: `fit` at most 1.03 times `bare`, of which the guard is less than 0.01;
+`checkpointed` at most 1.35 times `fit` in half the memory; PyTorch 1.5 times `fit` or more.
 """
 
 import json
@@ -57,7 +58,7 @@ def main() -> None:
         config = json.loads(_RUN.value)
         (_bare if config["way"] == "bare" else _fit)(config)
         return
-    from tl3d_keras.unet3d import Geometry
+    from tl3d_keras.geometry import Geometry
 
     config = {
         "size": _SIZE.value,
@@ -80,15 +81,18 @@ def _compare(config: dict[str, Any]) -> None:
     print(f"{config['precision']}, {config['size']}^3, {config['filters']} filters")
     workers = {name: _Worker(name, command) for name, command in commands.items()}
     turns: dict[str, list[float]] = {name: [] for name in workers}
+    cpu: dict[str, list[float]] = {name: [] for name in workers}
     peaks = {}
     for _ in range(config["turns"]):
         for name, worker in workers.items():
             found = worker.turn()
             turns[name].append(found["seconds"])
+            cpu[name].append(found["cpu"])
             peaks[name] = found["peak"]
-    rows = [["", "median s", "least", "most", "peak GiB"]]
+    rows = [["", "median s", "least", "most", "CPU s", "peak GiB"]]
     for name, seconds in turns.items():
-        figures = (statistics.median(seconds), min(seconds), max(seconds), peaks[name] / 2**30)
+        figures = [statistics.median(seconds), min(seconds), max(seconds)]
+        figures += [statistics.median(cpu[name]), peaks[name] / 2**30]
         rows.append([name, *(f"{figure:.2f}" for figure in figures)])
     print("\n".join(f"  {line}" for line in aligned(rows)))
     for name, other in _RATIOS:
@@ -248,11 +252,12 @@ class _Turns:
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
                 told = {
                     "seconds": self.since_last() / self._steps,
+                    "cpu": (time.process_time() - self._cpu) / self._steps,
                     "peak": peak - self._before,
                 }
             print(json.dumps(told), flush=True)
             sys.stdin.readline()
-            self._start = time.perf_counter()
+            self._start, self._cpu = time.perf_counter(), time.process_time()
         self._count += 1
 
     def since_last(self) -> float:

@@ -101,9 +101,11 @@ def main(config: dict) -> None:
     parameters = sum(p.numel() for p in trainer.network.parameters())
     _tell({"note": ", ".join(f"{n} {s:.2f} s" for n, s in tried.items()), "parameters": parameters})
     for _ in sys.stdin:
+        cpu = time.process_time()
         seconds = sum(trainer.step() for _ in range(config["steps"])) / config["steps"]
+        cpu = (time.process_time() - cpu) / config["steps"]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-        _tell({"seconds": seconds, "peak": peak})
+        _tell({"seconds": seconds, "cpu": cpu, "peak": peak})
 
 
 def _tell(values: dict) -> None:
