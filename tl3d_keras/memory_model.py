@@ -5,8 +5,8 @@ from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
+from tl3d_keras.geometry import Geometry
 from tl3d_keras.gradient_checkpointing import is_sliced
-from tl3d_keras.unet3d import Geometry
 
 # Bytes that a step holds of each kind of number, fitted to what benchmarks/training_memory.py
 # measured with TensorFlow 2.21 on a processor; float16 has no kernels there and is converted.

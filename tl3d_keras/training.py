@@ -12,9 +12,10 @@ from tl3d_keras.frozen_weights import FrozenWeights
 from tl3d_keras.guards import Guard, GuardReport
 from tl3d_keras.layers_by_name import freeze, match_rates
 from tl3d_keras.optimizers import OptimizerPlan, build, make_optimizer
-from tl3d_keras.run_folder import RunFolder, TrainingState
+from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.stages import Stage, frozen_layers
 from tl3d_keras.trainer import MaskedTrainer
+from tl3d_keras.training_state import TrainingState
 from tl3d_keras.unet3d import UNet3D, named_weights
 from tl3d_keras.weight_update import MovingAverage, WeightUpdate
 
