@@ -75,7 +75,8 @@ class Checkpointed:
         if not self._sliced:
             return _computed_twice([partial(self._encoded, level)], [[x]])
         size = x.shape[1] - 2 * _REACH
-        slabs = min(SLABS[level], size // 2)
+        # Of four slices or more, so that none reaches beyond its neighbour.
+        slabs = min(SLABS[level], size // (2 * _REACH))
         ends = [size // 2 * i // slabs * 2 for i in range(slabs + 1)]
         lengths = [b - a for a, b in pairwise(ends)]
         parts = tf.split(x, [*lengths[:-1], lengths[-1] + 2 * _REACH], 1)
