@@ -1,9 +1,9 @@
 """Peak memory of a training step against what `tl3d_keras.memory_model` says.
 
-    python benchmarks/training_memory.py
+    python -m benchmarks.training_memory
 
 measures each network in a process of its own: peak resident memory of two steps less what was
-resident before them. About three minutes on two cores; every line is to end within 25 %.
+resident before them. About six minutes on two cores; every line is to end within 25 %.
 """
 
 import json
@@ -19,24 +19,35 @@ from data_tools.command import load_tensorflow, run
 FLAGS = flags.FlagValues()
 _ONE = flags.DEFINE_string("one", None, "A single line, as JSON.", flag_values=FLAGS)
 
-# Padding, levels, filters, patch, batch, classes, precision, normalization.
+# Padding, levels, filters, patch, batch, classes, precision, normalization, checkpointing.
 _LINES: list[tuple[Any, ...]] = [
-    ("same", 3, 8, 64, 2, 3, "float32", None),
-    ("same", 3, 8, 64, 2, 3, "mixed_bfloat16", None),
-    ("same", 3, 8, 64, 2, 3, "mixed_float16", None),
-    ("same", 3, 8, 64, 2, 3, "float32", "instance"),
-    ("same", 4, 16, 64, 2, 8, "float32", "group"),
-    ("same", 4, 16, 64, 2, 8, "mixed_bfloat16", "group"),
-    ("same", 2, 8, 64, 2, 23, "float32", None),
-    ("same", 4, 8, 96, 1, 3, "float32", None),
-    ("same", 3, 16, 48, 4, 3, "float32", None),
-    ("valid", 4, 8, 132, 1, 23, "float32", None),
-    ("valid", 4, 16, 116, 1, 23, "mixed_bfloat16", None),
-    ("valid", 4, 32, 100, 1, 23, "float32", None),
-    ("same", 4, 8, 80, 2, 3, "mixed_bfloat16", None),
+    ("same", 3, 8, 64, 2, 3, "float32", None, False),
+    ("same", 3, 8, 64, 2, 3, "mixed_bfloat16", None, False),
+    ("same", 3, 8, 64, 2, 3, "mixed_float16", None, False),
+    ("same", 3, 8, 64, 2, 3, "float32", "instance", False),
+    ("same", 4, 16, 64, 2, 8, "float32", "group", False),
+    ("same", 4, 16, 64, 2, 8, "mixed_bfloat16", "group", False),
+    ("same", 2, 8, 64, 2, 23, "float32", None, False),
+    ("same", 4, 8, 96, 1, 3, "float32", None, False),
+    ("same", 3, 16, 48, 4, 3, "float32", None, False),
+    ("valid", 4, 8, 132, 1, 23, "float32", None, False),
+    ("valid", 4, 16, 116, 1, 23, "mixed_bfloat16", None, False),
+    ("valid", 4, 32, 100, 1, 23, "float32", None, False),
+    ("same", 4, 8, 80, 2, 3, "mixed_bfloat16", None, False),
+    ("valid", 4, 32, 132, 1, 23, "float32", None, False),
+    ("valid", 4, 32, 132, 1, 23, "float32", None, True),
+    ("valid", 4, 32, 132, 1, 23, "mixed_bfloat16", None, False),
+    ("valid", 4, 32, 132, 1, 23, "mixed_bfloat16", None, True),
+    ("same", 4, 8, 96, 1, 3, "mixed_bfloat16", "instance", False),
+    ("same", 4, 8, 96, 1, 3, "mixed_bfloat16", "instance", True),
+    ("same", 4, 8, 96, 1, 3, "float32", "instance", True),
     # The model was not fitted to these.
-    ("same", 3, 16, 72, 1, 5, "float32", "instance"),
-    ("valid", 4, 16, 132, 1, 23, "float32", None),
+    ("same", 3, 16, 72, 1, 5, "float32", "instance", False),
+    ("same", 3, 16, 72, 1, 5, "float32", "instance", True),
+    ("valid", 4, 16, 132, 1, 23, "float32", None, False),
+    ("valid", 4, 16, 132, 1, 23, "float32", None, True),
+    ("valid", 4, 32, 100, 1, 23, "float32", None, True),
+    ("same", 3, 8, 64, 2, 3, "float32", "instance", True),
 ]
 
 
@@ -48,11 +59,14 @@ def main() -> None:
         return
     from tl3d_keras import memory_model
 
-    print("padding levels filters patch batch classes precision normalization: peak, model (GiB)")
+    print(
+        "padding levels filters patch batch classes precision normalization checkpointing: "
+        "peak, model (GiB)"
+    )
     worst = 0.0
     for line in _LINES:
         result = subprocess.run(
-            [sys.executable, __file__, f"--one={json.dumps(line)}"],
+            [sys.executable, "-m", "benchmarks.training_memory", f"--one={json.dumps(line)}"],
             capture_output=True,
             text=True,
             cwd=Path(__file__).parents[1],
@@ -60,7 +74,7 @@ def main() -> None:
         if result.returncode:
             sys.exit(result.stderr)
         peak = int(result.stdout.split()[-1])
-        padding, levels, filters, patch, batch, classes, precision, normalization = line
+        padding, levels, filters, patch, batch, classes, precision, normalization, twice = line
         found = memory_model.training_bytes(
             {
                 "padding": padding,
@@ -70,7 +84,7 @@ def main() -> None:
                 "input_channels": 1,
                 "normalization": normalization,
             },
-            memory_model.Setup((patch,) * 3, batch, precision),
+            memory_model.Setup((patch,) * 3, batch, precision, twice),
         )
         off = found / peak - 1
         worst = max(worst, abs(off))
@@ -88,6 +102,7 @@ def _peak(
     classes: int,
     precision: str,
     normalization: str | None,
+    checkpointing: bool,
 ) -> int:
     import tensorflow as tf
 
@@ -97,7 +112,8 @@ def _peak(
     from tl3d_keras.unet3d import UNet3D
 
     network = UNet3D(classes, filters, levels, 1, padding, normalization, dtype=precision)
-    trainer = MaskedTrainer(network, losses.MaskedCrossEntropyDice(from_logits=True))
+    loss = losses.MaskedCrossEntropyDice(from_logits=True)
+    trainer = MaskedTrainer(network, loss, checkpointing=checkpointing)
     rule = make_optimizer(OptimizerPlan(), 1e-3, 10, precision)
     trainer.compile(optimizer=rule, jit_compile=False)
     rule.build(network.trainable_weights)

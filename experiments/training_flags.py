@@ -91,6 +91,13 @@ def define(command_flags: flags.FlagValues) -> None:
         "What the learning rate is multiplied with by layer name pattern, such as "
         "encoder_*=0.1,head=2; of several that match, the last counts.",
     )
+    flags.DEFINE_bool(
+        "gradient_checkpointing",
+        False,
+        "Compute activations twice rather than keep them: the same weights in half the memory for "
+        "a third more time (valid padding, no normalization); others save at most a fifth.",
+        flag_values=command_flags,
+    )
     enum(
         "precision",
         "auto",
@@ -164,6 +171,7 @@ def settings(command_flags: flags.FlagValues) -> dict[str, Any]:
         "loss",
         "class_weights",
         "deep_supervision",
+        "gradient_checkpointing",
         "optimizer",
         "schedule",
         "warmup_steps",

@@ -62,3 +62,38 @@ def test_bias_gradients_in_half_precision(kind, rng):
         output = layer(inputs)
     found = tape.gradient(output, layer.trainable_weights[1], tf.cast(upstream, output.dtype))
     np.testing.assert_allclose(found, upstream.sum(axis=(0, 1, 2, 3)), rtol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["plain", "joined"])
+@pytest.mark.parametrize("known", [True, False])
+def test_kernel_gradients_of_two_slices_in_half_precision(kind, known, rng):
+    """TensorFlow's own are memory as it was found."""
+    skip = tf.constant(rng.normal(size=(2, 2, 6, 6, 8)), tf.float32)
+    coarse = tf.constant(rng.normal(size=(2, 1, 3, 3, 8)), tf.float32)
+    inputs = skip if kind == "plain" else [coarse, skip]
+    signature = tf.nest.map_structure(
+        lambda x: tf.TensorSpec(x.shape if known else [None, None, None, None, 8]), inputs
+    )
+    gradients = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        layer = (
+            BiasedConv3D(8, 3, padding="same", dtype=dtype)
+            if kind == "plain"
+            else JoinedConv3D(8, "same", dtype=dtype)
+        )
+        layer(tf.nest.map_structure(lambda x, d=layer.compute_dtype: tf.cast(x, d), inputs))
+        start = np.random.default_rng(0)
+        layer.set_weights([start.normal(size=w.shape) for w in layer.get_weights()])
+
+        @tf.function(input_signature=[signature], autograph=False)
+        def gradient(inputs, layer=layer):
+            inputs = tf.nest.map_structure(lambda x: tf.cast(x, layer.compute_dtype), inputs)
+            with tf.GradientTape() as tape:
+                mean = tf.reduce_mean(tf.cast(layer(inputs), tf.float32) ** 2)
+            return tape.gradient(mean, layer.trainable_weights[0])
+
+        # What is found may be right by accident.
+        gradients.append([gradient(inputs).numpy() for _ in range(4)])
+    expected = gradients[0][0]
+    for found in gradients[1]:
+        assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)

@@ -180,7 +180,7 @@ def test_five_in_a_row_end_the_run_with_the_best_model(records, tmp_path, monkey
         number = step.assign_add(1)
         return tf.where(number > 7, BAD, 1.0) * value(self, *args)
 
-    monkeypatch.setattr(training_run, "_validate", validate)
+    monkeypatch.setattr(training_run.validation, "validate", validate)
     monkeypatch.setattr(losses.MaskedCrossEntropyDice, "value", spoiled)
     with pytest.raises(Diverged, match="in 5 steps in a row, up to step 12 with the cases case_"):
         training_run.run(settings(records, steps=30, num_validation=1), tmp_path / "run")

@@ -7,9 +7,10 @@ import tensorflow as tf
 
 from tl3d_keras import inference, tile_cost, tiling
 from tl3d_keras.errors import InputError
+from tl3d_keras.geometry import Geometry
 from tl3d_keras.inference import Segmenter
 from tl3d_keras.intensity import Intensity
-from tl3d_keras.unet3d import Geometry, UNet3D
+from tl3d_keras.unet3d import UNet3D
 from tl3d_keras.volumes import Volume
 
 WINDOW = Intensity("window", (-200.0,), (300.0,))

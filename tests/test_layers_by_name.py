@@ -9,8 +9,9 @@ from tl3d_keras import frozen_weights, losses, transfer
 from tl3d_keras.errors import InputError
 from tl3d_keras.frozen_weights import FrozenWeights
 from tl3d_keras.layers_by_name import freeze, match_rates, matching
-from tl3d_keras.run_folder import RunFolder, TrainingState
+from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.trainer import MaskedTrainer
+from tl3d_keras.training_state import TrainingState
 from tl3d_keras.unet3d import named_weights
 
 CONVOLUTIONS = [

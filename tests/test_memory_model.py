@@ -44,27 +44,48 @@ def test_numbers_are_those_of_the_network(padding, levels, patch):
     )
 
 
-def test_what_fits_gives_up_batch_then_precision_then_voxels():
+def test_what_fits_gives_up_time_then_batch_then_precision_then_voxels():
     setup = Setup((132, 132, 132), 4, "float32")
-    need = {b: memory_model.training_bytes(PAPER, setup._replace(batch_size=b)) for b in (1, 2, 4)}
-    assert memory_model.fitting(PAPER, setup, need[4]) == setup
-    assert memory_model.fitting(PAPER, setup, need[2]) == setup._replace(batch_size=2)
-    half = memory_model.fitting(PAPER, setup, need[1] - 1)
-    assert half == Setup((132, 132, 132), 1, "mixed_bfloat16")
-    small = memory_model.fitting(PAPER, setup, memory_model.training_bytes(PAPER, half) - 1)
-    assert small == Setup((124, 132, 132), 1, "mixed_bfloat16")
-    assert memory_model.fitting(PAPER, setup, need[4] - 1, replicas=2) == setup._replace(
-        batch_size=2
-    )
+
+    def need(setup):
+        return memory_model.training_bytes(PAPER, setup)
+
+    assert memory_model.fitting(PAPER, setup, need(setup)) == setup
+    tried = setup
+    for changes in (
+        {"checkpointing": True},
+        {"batch_size": 3},
+        {"batch_size": 2},
+        {"batch_size": 1},
+        {"precision": "mixed_bfloat16"},
+        {"patch_size": (124, 132, 132)},
+    ):
+        before, tried = need(tried), tried._replace(**changes)
+        assert memory_model.fitting(PAPER, setup, before - 1) == tried
+    fewer = memory_model.fitting(PAPER, setup, need(setup._replace(checkpointing=True)) - 1, 2)
+    assert fewer == setup._replace(batch_size=2, checkpointing=True)
     assert memory_model.fitting(PAPER, setup, 1 << 20) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "least", "most"),
+    [({}, 0.45, 0.55), ({"padding": "same"}, 0.75, 0.85), ({"normalization": "group"}, 0.75, 0.85)],
+)
+def test_checkpointing_halves_the_memory_of_the_paper(changes, least, most):
+    once, twice = (
+        memory_model.training_bytes(PAPER | changes, Setup((132,) * 3, 1, "float32", again))
+        for again in (False, True)
+    )
+    assert least < twice / once < most
 
 
 def test_doubts():
     setup = Setup((132, 132, 132), 2, "float32")
     need = memory_model.training_bytes(PAPER, setup)
     assert memory_model.doubts(PAPER, setup, need) is None
-    assert "; try --patch_size=132,132,132 --batch_size=1 --precision=float32 (about " in str(
-        memory_model.doubts(PAPER, setup, need - 1)
+    assert (
+        "; try --patch_size=132,132,132 --batch_size=2 --precision=float32 "
+        "--gradient_checkpointing (about " in str(memory_model.doubts(PAPER, setup, need - 1))
     )
     assert str(memory_model.doubts(PAPER, setup, 0)).endswith("; try fewer --filters")
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
 from tl3d_keras import artifact, graph_tiling, inference, resampling, tiling, volume_io
+from tl3d_keras.geometry import Geometry
 from tl3d_keras.intensity import Intensity
-from tl3d_keras.unet3d import Geometry
 from tl3d_keras.volumes import Volume
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -7,9 +7,9 @@ import pytest
 
 from tl3d_keras import tile_cost, tiling
 from tl3d_keras.errors import InputError
+from tl3d_keras.geometry import Geometry
 from tl3d_keras.tile_cost import Network
 from tl3d_keras.tiling import plan_axis, plan_overlapping, plan_patches
-from tl3d_keras.unet3d import Geometry
 
 PAPER = Network(4, "valid", 32, 23, 1, None, "mixed_bfloat16")
 TINY = Network(2, "same", 2, 3, 1, None, "float32")

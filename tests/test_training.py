@@ -24,9 +24,10 @@ from tl3d_keras import (
     training_run,
 )
 from tl3d_keras.errors import InputError
-from tl3d_keras.run_folder import RunFolder, TrainingState
+from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.trainer import MaskedTrainer
+from tl3d_keras.training_state import TrainingState
 from tl3d_keras.unet3d import named_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,7 +148,7 @@ def test_the_best_weights_by_validation_are_kept(records, tmp_path, monkeypatch)
         seen.append({k: v.numpy() for k, v in named_weights(segmenter.network).items()})
         return next(dice)
 
-    monkeypatch.setattr(training_run, "_validate", validate)
+    monkeypatch.setattr(training_run.validation, "validate", validate)
     model = training_run.run(settings(records, num_validation=1), tmp_path / "run")
     for name, value in named_weights(artifact.load(model).network).items():
         np.testing.assert_array_equal(value, seen[1][name])
@@ -275,7 +276,11 @@ EVERYTHING = {
             | {"optimizer": "sgd_nesterov", "num_validation": 0, "warmup_steps": 0}
             | {"stages": ("head:2@0.1", "decoder+head:5", "all"), "head_steps": None},
         ),
-        ("after_save", {"mode": "adapter", "stages": ("decoder:4", "all"), "head_steps": None}),
+        (
+            "after_save",
+            {"mode": "adapter", "stages": ("decoder:4", "all"), "head_steps": None}
+            | {"gradient_checkpointing": True},
+        ),
     ],
 )
 def test_a_killed_run_ends_in_the_same_weights(records, tmp_path, monkeypatch, kill_at, options):
@@ -370,7 +375,7 @@ def test_the_moving_average_is_validated_and_saved(records, tmp_path, monkeypatc
     def save(folder, state):
         trained.append({k: v.numpy() for k, v in state._weights.items()})
 
-    monkeypatch.setattr(training_run, "_validate", validate)
+    monkeypatch.setattr(training_run.validation, "validate", validate)
     monkeypatch.setattr(RunFolder, "save", save)
     # Decays of 1/10, 2/11 and so on, for the run is short.
     averaged = {"ema": 0.9, "steps": 3, "steps_per_epoch": 1, "num_validation": num_validation}

@@ -25,10 +25,12 @@ def test_what_concerns_losses_and_validation():
         "--loss_options=gamma=3,alpha=0.25",
         "--class_weights=balanced",
         "--deep_supervision",
+        "--gradient_checkpointing",
         "--validation_cases=case_1,case_2",
     )
     assert found.loss == "focal" and found.loss_options == {"gamma": 3.0, "alpha": 0.25}
     assert found.class_weights == "balanced" and found.deep_supervision
+    assert found.gradient_checkpointing
     assert found.validation_cases == ("case_1", "case_2")
 
 

@@ -8,8 +8,9 @@ import tensorflow as tf
 from tl3d_keras import losses, optimizers
 from tl3d_keras.layers_by_name import freeze
 from tl3d_keras.optimizers import OptimizerPlan
-from tl3d_keras.run_folder import RunFolder, TrainingState
+from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.trainer import MaskedTrainer
+from tl3d_keras.training_state import TrainingState
 from tl3d_keras.unet3d import named_weights
 from tl3d_keras.weight_update import MovingAverage, WeightUpdate
 

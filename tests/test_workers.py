@@ -74,18 +74,41 @@ def test_two_workers_of_which_one_dies(tmp_path):
     assert "run: another worker was lost; start all of them again" in log.read_text()
     for worker in start_all(records, tmp_path / "run"):
         assert worker.wait(timeout=240) == 0
-    assert start(records, tmp_path / "one", tmp_path / "log_one").wait(timeout=240) == 0
+    assert_trained_alike(records, tmp_path)
+    assert (tmp_path / "run" / "model" / "1" / "saved_model.pb").is_file()
+
+
+@keras_2
+@pytest.mark.slow
+def test_two_tasks_of_a_slurm_step(tmp_path):
+    records = helpers.write_records(tmp_path, num_cases=5)
+    step = {
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_JOB_ID": str(os.getpid()),
+    }
+    tasks = [
+        start(records, tmp_path / "run", tmp_path / f"log_{i}", **step, SLURM_PROCID=str(i))
+        for i in range(2)
+    ]
+    for task in tasks:
+        assert task.wait(timeout=240) == 0
+    assert_trained_alike(records, tmp_path)
+
+
+def assert_trained_alike(records: Path, folder: Path) -> None:
+    """One device's run has the figures of the workers'."""
+    assert start(records, folder / "one", folder / "log_one").wait(timeout=240) == 0
     found, expected = (
         [
             [float(cell) for cell in line.split(",")[2:] if cell]
-            for line in (tmp_path / run / "metrics.csv").read_text().splitlines()[1:]
+            for line in (folder / run / "metrics.csv").read_text().splitlines()[1:]
         ]
         for run in ("run", "one")
     )
     assert len(found) == 6
     for row, other in zip(found, expected, strict=True):
         assert row == pytest.approx(other, abs=1e-4)
-    assert (tmp_path / "run" / "model" / "1" / "saved_model.pb").is_file()
 
 
 @keras_2

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tl3d_keras import tile_cost, tiling
+from tl3d_keras.geometry import Geometry
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.lazy_image import LazyImage, slabs
 from tl3d_keras.survey import Survey
 from tl3d_keras.tile_cost import Network
 from tl3d_keras.tiling import Axes
-from tl3d_keras.unet3d import Geometry
 
 
 class Air:

@@ -10,9 +10,9 @@ from math import prod
 import numpy as np
 
 from tl3d_keras import tiling
+from tl3d_keras.geometry import Geometry
 from tl3d_keras.lazy_image import LazyImage, read_ahead
 from tl3d_keras.tiling import Axes
-from tl3d_keras.unet3d import Geometry
 
 
 class Blending:

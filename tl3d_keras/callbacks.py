@@ -10,7 +10,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tl3d_keras.guards import Diverged, GuardReport
-from tl3d_keras.run_folder import RunFolder, TrainingState
+from tl3d_keras.run_folder import RunFolder
+from tl3d_keras.training_state import TrainingState
 
 # Reading a figure makes the host wait for the device, so it isn't done at every step.
 _SECONDS_BETWEEN_LOOKS = 1.0

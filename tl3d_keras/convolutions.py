@@ -13,7 +13,7 @@ class BiasedConv3D(tf.keras.layers.Conv3D):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Convolves [B, Z, Y, X, C]."""
         kernel = tf.cast(self.kernel, inputs.dtype)
-        convolved = tf.nn.conv3d(inputs, kernel, [1] * 5, self.padding.upper())
+        convolved = _convolved(inputs, kernel, self.padding)
         return self.activation(_biased(convolved, self.bias))
 
 
@@ -59,7 +59,7 @@ class JoinedConv3D(tf.keras.layers.Layer):
         of_coarse, of_skip = tf.split(
             tf.cast(self.kernel, tf.float32), [coarse.shape[-1], skip.shape[-1]], axis=3
         )
-        fine = tf.nn.conv3d(skip, tf.cast(of_skip, skip.dtype), [1] * 5, self.padding.upper())
+        fine = _convolved(skip, tf.cast(of_skip, skip.dtype), self.padding)
         output_shape = tf.concat([tf.shape(skip)[:4], [self.filters]], 0)
         doubled = tf.nn.conv3d_transpose(
             coarse, tf.cast(_transposed(of_coarse), coarse.dtype), output_shape, 2, "SAME"
@@ -82,6 +82,15 @@ class JoinedConv3D(tf.keras.layers.Layer):
             "padding": self.padding,
             "activation": tf.keras.activations.serialize(self.activation),
         }
+
+
+def _convolved(x: tf.Tensor, kernel: tf.Tensor, padding: str) -> tf.Tensor:
+    # On processors, the gradient of a bfloat16 kernel is memory as it was found where two slices
+    # are padded on both sides; not so if they are padded before (seen in TensorFlow 2.15 and 2.21).
+    reach = kernel.shape[0] // 2
+    if reach and padding == "same" and x.dtype == tf.bfloat16 and x.shape[1] in (2, None):
+        x, padding = tf.pad(x, [[0, 0], *[[reach, reach]] * 3, [0, 0]]), "valid"
+    return tf.nn.conv3d(x, kernel, [1] * 5, padding.upper())
 
 
 def _biased(x: tf.Tensor, bias: Any) -> tf.Tensor:

@@ -6,6 +6,7 @@ from importlib import metadata
 
 import tensorflow as tf
 
+from tl3d_keras import slurm
 from tl3d_keras.errors import InputError
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
@@ -43,7 +44,15 @@ def _workers() -> tf.distribute.Strategy:
     if "TF_CONFIG" in os.environ:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     elif "SLURM_PROCID" in os.environ:
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+        addresses, rank = slurm.step_workers(os.environ)
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec({"worker": addresses}),
+            task_type="worker",
+            task_id=rank,
+            # Those that SLURM lets this task see; to list logical ones would start the runtime.
+            num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
+            rpc_layer="grpc",
+        )
     else:
         raise InputError(
             "--strategy=workers: expected a cluster in TF_CONFIG or in SLURM's variables, found "

@@ -6,7 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tl3d_keras.run_folder import RunFolder, TrainingState
+from tl3d_keras.run_folder import RunFolder
+from tl3d_keras.training_state import TrainingState
 
 _ENTRY = "frozen"
 

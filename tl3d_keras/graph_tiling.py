@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tl3d_keras.geometry import Geometry
 from tl3d_keras.intensity import Intensity
-from tl3d_keras.unet3d import Geometry
 
 Logits = Callable[[tf.Tensor], tf.Tensor]
 

@@ -1,10 +1,12 @@
 """How many bytes a training step takes, by the network's geometry, and what would fit."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
-from tl3d_keras.unet3d import Geometry
+from tl3d_keras.geometry import Geometry
+from tl3d_keras.gradient_checkpointing import is_sliced
 
 # Bytes that a step holds of each kind of number, fitted to what benchmarks/training_memory.py
 # measured with TensorFlow 2.21 on a processor; float16 has no kernels there and is converted.
@@ -13,6 +15,8 @@ _PER_LARGEST = {"float32": 7.3, "mixed_bfloat16": 6.5, "mixed_float16": 23.0}
 _PER_NORMALISED = 5.2
 _PER_LOGIT = 23.4
 _PER_WEIGHT = 6.7
+# What gradient checkpointing leaves of all but the weights; less where the encoder goes in slabs.
+_LEFT_SLICED, _LEFT = 0.48, 0.8
 _SAFE_SHARE = 0.7
 
 
@@ -23,16 +27,19 @@ class Setup(NamedTuple):
         patch_size: (Z, Y, X) of the image patches.
         batch_size: patches that are in memory together.
         precision: a Keras policy.
+        checkpointing: whether activations are computed twice, see `gradient_checkpointing`.
     """
 
     patch_size: tuple[int, ...]
     batch_size: int
     precision: str
+    checkpointing: bool = False
 
     def __str__(self) -> str:
         """As flags."""
         size = ",".join(map(str, self.patch_size))
-        return f"--patch_size={size} --batch_size={self.batch_size} --precision={self.precision}"
+        flags = f"--patch_size={size} --batch_size={self.batch_size} --precision={self.precision}"
+        return f"{flags} --gradient_checkpointing" if self.checkpointing else flags
 
 
 class _Numbers(NamedTuple):
@@ -68,6 +75,8 @@ def training_bytes(config: Mapping[str, Any], setup: Setup) -> int:
         + _PER_NORMALISED * normalised
         + _PER_LOGIT * numbers.logits
     )
+    if setup.checkpointing:
+        per_patch *= _LEFT_SLICED if is_sliced(config) else _LEFT
     return int(setup.batch_size * per_patch + _PER_WEIGHT * numbers.weights)
 
 
@@ -76,18 +85,19 @@ def fitting(
 ) -> Setup | None:
     """The nearest setup that needs at most `budget` bytes, None if there is none.
 
-    It first gives up patches of the batch, then float32, then voxels of the patch.
+    It first gives up time, for checkpointing, then patches of the batch, float32 and voxels.
     """
     geometry = Geometry(config["levels"], config["padding"])
     precisions = [setup.precision]
     if setup.precision == "float32":
         precisions.append("mixed_bfloat16")
     batches = range(setup.batch_size, 0, -1)
+    checkpointing = [True] if setup.checkpointing else [False, True]
     size: tuple[int, ...] | None = setup.patch_size
     while size:
         for precision in precisions:
-            for batch in batches:
-                tried = Setup(size, batch, precision)
+            for batch, twice in product(batches, checkpointing):
+                tried = Setup(size, batch, precision, twice)
                 if batch % replicas == 0 and training_bytes(config, tried) <= budget:
                     return tried
         size = _smaller(size, geometry)

@@ -14,10 +14,11 @@ from tl3d_keras import (
 )
 from tl3d_keras.artifact import ModelInfo
 from tl3d_keras.base_file import Base
+from tl3d_keras.geometry import Geometry
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.manifest import CaseEntry, Manifest
 from tl3d_keras.run_settings import RunSettings
-from tl3d_keras.unet3d import Geometry, UNet3D
+from tl3d_keras.unet3d import UNet3D
 
 
 def make_loss(

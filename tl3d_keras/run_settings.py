@@ -55,6 +55,7 @@ class RunSettings:
         clip_norm: of the gradient; 0: none.
         ema: decay of the moving average of the weights; 0: none.
         layer_rates: multipliers of the learning rate by layer pattern.
+        gradient_checkpointing: whether activations are computed twice, for less memory.
         precision: one of `devices.PRECISIONS`.
         strategy: one of `devices.STRATEGIES`.
         num_train: use the first cases of the records only; None: all.
@@ -98,6 +99,7 @@ class RunSettings:
     clip_norm: float = 0.0
     ema: float = 0.0
     layer_rates: tuple[tuple[str, float], ...] = ()
+    gradient_checkpointing: bool = False
     precision: str = "auto"
     strategy: str = "auto"
     num_train: int | None = None

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from tl3d_keras import tile_cost
+from tl3d_keras.geometry import Geometry
 from tl3d_keras.graph_grid import Grid
 from tl3d_keras.graph_tiling import Spans, labels, plan_axis, plan_patches
 from tl3d_keras.intensity import Intensity
-from tl3d_keras.unet3d import Geometry, UNet3D, named_weights
+from tl3d_keras.unet3d import UNet3D, named_weights
 from tl3d_keras.volumes import MAX_SPACING, MIN_SPACING
 
 # What a tile of the `segment` signature may take where the caller sets no size.

@@ -15,8 +15,8 @@ import numpy as np
 
 from tl3d_keras import tile_cost
 from tl3d_keras.errors import InputError
+from tl3d_keras.geometry import Geometry
 from tl3d_keras.tile_cost import Network
-from tl3d_keras.unet3d import Geometry
 
 # Counts of tiles an axis that are tried beyond the fewest.
 _MORE_TILES = 12

@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from tl3d_keras import deep_supervision
+from tl3d_keras.gradient_checkpointing import Checkpointed
 from tl3d_keras.guards import Guard
 from tl3d_keras.metrics import MaskedDiceMetric
 from tl3d_keras.unet3d import UNet3D
@@ -22,6 +23,7 @@ class MaskedTrainer(tf.keras.Model):
             `deep_supervision.with_heads`; None: `network.logits`.
         update: clipping, layer rates and moving average; None: the optimizer's step alone.
         guard: of the run, made in the same scope; None: a new one.
+        checkpointing: whether activations are computed twice, see `gradient_checkpointing`.
     """
 
     def __init__(
@@ -31,10 +33,14 @@ class MaskedTrainer(tf.keras.Model):
         logits: tf.keras.Model | None = None,
         update: WeightUpdate | None = None,
         guard: Guard | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__(name="masked_trainer")
         self.network = network
         self._logits = network.logits if logits is None else logits
+        self._compute = self._logits
+        if checkpointing:
+            self._compute = Checkpointed(network, self._logits)
         self._padding = network.get_config()["padding"]
         self._masked_loss = loss
         self._update = update or WeightUpdate()
@@ -51,7 +57,7 @@ class MaskedTrainer(tf.keras.Model):
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Logits, or those of each level."""
-        return self._logits(inputs, training=training)
+        return self._compute(inputs)
 
     def train_step(self, data: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on one replica's part of a batch."""

@@ -12,9 +12,10 @@ from tl3d_keras.frozen_weights import FrozenWeights
 from tl3d_keras.guards import Guard, GuardReport
 from tl3d_keras.layers_by_name import freeze, match_rates
 from tl3d_keras.optimizers import OptimizerPlan, build, make_optimizer
-from tl3d_keras.run_folder import RunFolder, TrainingState
+from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.stages import Stage, frozen_layers
 from tl3d_keras.trainer import MaskedTrainer
+from tl3d_keras.training_state import TrainingState
 from tl3d_keras.unet3d import UNet3D, named_weights
 from tl3d_keras.weight_update import MovingAverage, WeightUpdate
 
@@ -32,6 +33,7 @@ def train(
     structures: Sequence[str] = (),
     supervise_levels: bool = False,
     watching: Watching | None = None,
+    checkpointing: bool = False,
 ) -> TrainingState:
     """Trains a network through its stages, from where the run folder's checkpoint stands.
 
@@ -52,6 +54,7 @@ def train(
         structures: names for the logs.
         supervise_levels: whether the coarser levels get heads, see `deep_supervision`.
         watching: what the user sees of it.
+        checkpointing: whether activations are computed twice, see `gradient_checkpointing`.
 
     Returns:
         The final state: step, best Dice and its step.
@@ -86,7 +89,7 @@ def train(
             continue
         frozen = freeze(network, frozen_layers(network, stage))
         with strategy.scope():
-            trainer = MaskedTrainer(network, loss, logits, update, guard)
+            trainer = MaskedTrainer(network, loss, logits, update, guard, checkpointing)
             rule = make_optimizer(
                 plan, stage.learning_rate, stage.steps, network.get_config()["dtype"]
             )

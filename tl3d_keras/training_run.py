@@ -1,38 +1,32 @@
 """A whole training run: records in; checkpoints, logs and the model's artifact out."""
 
-import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tl3d_keras import (
-    __version__,
     artifact,
     base_file,
     devices,
     input_pipeline,
+    layer_report,
     losses,
     memory,
     memory_model,
+    run_model,
     run_parts,
     run_report,
     run_settings,
-    stored_case,
     training,
     transfer,
-    validation_pictures,
-    volume_ranges,
-    weight_surgery,
+    validation,
 )
 from tl3d_keras import manifest as manifest_module
-from tl3d_keras.adapters import trained_parameters
-from tl3d_keras.artifact import ModelInfo
 from tl3d_keras.base_file import Base
 from tl3d_keras.callbacks import Progress, Watching
 from tl3d_keras.errors import InputError, WorkerLost
@@ -40,10 +34,9 @@ from tl3d_keras.guards import Diverged
 from tl3d_keras.inference import Segmenter
 from tl3d_keras.layers_by_name import match_rates
 from tl3d_keras.manifest import CaseEntry, Manifest
-from tl3d_keras.metrics import DiceSums
 from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.run_settings import RunSettings
-from tl3d_keras.stages import Stage, frozen_layers
+from tl3d_keras.stages import frozen_layers
 from tl3d_keras.unet3d import UNet3D
 
 _LOST_WORKER = (
@@ -156,11 +149,7 @@ def _train(
     match_rates(network, settings.layer_rates)
     table = transfer.layer_table(network, origins, frozen[0])
     if base:
-        trained = [_trained(network, names, plan.adapter_rank) for names in frozen]
-        _say_table(table, list(zip(stages, trained, strict=True)), say)
-        unused = weight_surgery.unused_layers(origins)
-        if unused:
-            say(f"not taken from the base: {', '.join(unused)}")
+        layer_report.say(network, table, origins, stages, frozen, plan.adapter_rank, say)
     normalisation = run_parts.choose_intensity(settings, manifest, base)
     patches = run_parts.patch_settings(settings, manifest, network, base, normalisation)
     say(
@@ -168,7 +157,9 @@ def _train(
         f"{network.count_params():,} parameters, {precision}, "
         f"{strategy.num_replicas_in_sync} device(s), patches of {patches.image_size}"
     )
-    setup = memory_model.Setup(patches.image_size, settings.batch_size, precision)
+    setup = memory_model.Setup(
+        patches.image_size, settings.batch_size, precision, settings.gradient_checkpointing
+    )
     doubts = memory_model.doubts(
         network.get_config(), setup, memory.free_memory(), strategy.num_replicas_in_sync
     )
@@ -187,7 +178,7 @@ def _train(
     validate = None
     if validation_cases:
         validate = partial(
-            _validate,
+            validation.validate,
             Segmenter(network, normalisation, patch_size=patches.image_size),
             settings.records_dir,
             manifest,
@@ -195,58 +186,42 @@ def _train(
             folder,
         )
 
-    def save(metrics: dict[str, float]) -> Path:
-        info = ModelInfo(
-            tuple(manifest.structures),
-            tuple(manifest.channels),
-            run_parts.triple(manifest.spacing),
-            normalisation,
-            patches.image_size,
-            _provenance(settings, manifest, train_cases),
-            metrics,
-        )
-        # A run that was killed between saving and saying so has its model already.
-        shutil.rmtree(folder.path / "model", ignore_errors=True)
-        return artifact.save(network, info, folder.path / "model")
-
+    save = partial(
+        run_model.save,
+        network,
+        settings,
+        manifest,
+        train_cases,
+        patches,
+        folder.path / "model",
+    )
     try:
-        state = training.train(
-            network,
-            partial(
-                input_pipeline.training_batches,
-                settings.records_dir,
-                manifest,
-                train_cases,
-                patches,
-            ),
-            stages,
-            folder,
-            strategy,
-            loss,
-            plan,
-            settings.steps_per_epoch or max(1, settings.steps // 20),
-            validate,
-            manifest.structures,
-            settings.deep_supervision,
-            watching,
-        )
+        with _explained(settings, network, setup, strategy.num_replicas_in_sync, folder):
+            state = training.train(
+                network,
+                partial(
+                    input_pipeline.training_batches,
+                    settings.records_dir,
+                    manifest,
+                    train_cases,
+                    patches,
+                ),
+                stages,
+                folder,
+                strategy,
+                loss,
+                plan,
+                settings.steps_per_epoch or max(1, settings.steps // 20),
+                validate,
+                manifest.structures,
+                settings.deep_supervision,
+                watching,
+                settings.gradient_checkpointing,
+            )
     except Diverged:
         say(f"model before it went wrong: {save({})}")
         run_report.write(folder.path)
         raise
-    except _LOST_WORKER as error:
-        if settings.strategy != "workers":
-            raise
-        raise WorkerLost(
-            f"{folder.path}: another worker was lost; start all of them again, and the run goes on "
-            "from its last checkpoint"
-        ) from error
-    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-        raise InputError(
-            memory_model.out_of_memory(
-                network.get_config(), setup, memory.free_memory(), strategy.num_replicas_in_sync
-            )
-        ) from error
     metrics: dict[str, float] = {"best_step": state.best_step or state.step}
     if state.best_step:
         metrics["validation_dice"] = round(state.best_dice, 4)
@@ -256,68 +231,25 @@ def _train(
     say(f"model: {model}")
 
 
-def _validate(
-    segmenter: Segmenter,
-    records_dir: str,
-    manifest: Manifest,
-    cases: Sequence[CaseEntry],
+@contextmanager
+def _explained(
+    settings: RunSettings,
+    network: UNet3D,
+    setup: memory_model.Setup,
+    replicas: int,
     folder: RunFolder,
-) -> list[float | None]:
-    sums = DiceSums(len(manifest.structures))
-    for number, entry in enumerate(cases):
-        case = stored_case.read(records_dir, manifest, entry)
-        predicted = segmenter.labels(case.image.array.astype(np.float32))
-        sums.add(case.labels, predicted, case.annotated)
-        if number < validation_pictures.MOST_PICTURES:
-            picture = validation_pictures.draw(case, predicted, manifest)
-            folder.add_picture(case.case_id, picture)
-    return sums.dice()
-
-
-def _provenance(
-    settings: RunSettings, manifest: Manifest, train_cases: Sequence[CaseEntry]
-) -> dict[str, Any]:
-    voxels = sum(case.shape[0] * case.shape[1] * case.shape[2] for case in train_cases)
-    annotated = sum(case.coverage["annotated"]["voxels"] for case in train_cases)
-    return {
-        "data": manifest.fingerprint,
-        "training_cases": len(train_cases),
-        "annotated_fraction": round(annotated / voxels, 4),
-        volume_ranges.PROVENANCE_KEY: volume_ranges.measure(
-            manifest.structures, train_cases, manifest.spacing
-        ),
-        "settings": asdict(settings),
-        "tl3d_keras": __version__,
-        "tensorflow": tf.__version__,
-        "command": run_report.command_line(sys.argv),
-    }
-
-
-def _say_table(
-    table: Sequence[transfer.LayerRow],
-    stages: Sequence[tuple[Stage, Mapping[str, int]]],
-    say: Callable[[str], None],
-) -> None:
-    """The layers, of which the first stage trains some, and what each stage trains."""
-    width = max(len(row.layer) for row in table)
-    _, trained = stages[0]
-    say(f"{'layer':{width}}  {'parameters':>10}  {'trained':>10}  weights")
-    for row in table:
-        say(
-            f"{row.layer:{width}}  {row.parameters:10,}  {trained[row.layer]:10,}  {row.origin}"
-            f"{', frozen' if row.frozen else ''}"
-        )
-    parameters = sum(row.parameters for row in table)
-    for stage, trained in stages:
-        say(
-            f"stage {stage.name}: {stage.steps} steps at {stage.learning_rate:.3g}, trains "
-            f"{sum(trained.values()):,} parameters, the network has {parameters:,}"
-        )
-
-
-def _trained(network: UNet3D, frozen: Sequence[str], rank: int) -> dict[str, int]:
-    """How many numbers a stage trains, by layer."""
-    return {
-        layer.name: 0 if layer.name in frozen else trained_parameters(layer, rank)
-        for layer in network.layers
-    }
+) -> Iterator[None]:
+    """A lost worker and a lack of memory become lines that say what to do."""
+    try:
+        yield
+    except _LOST_WORKER as error:
+        if settings.strategy != "workers":
+            raise
+        raise WorkerLost(
+            f"{folder.path}: another worker was lost; start all of them again, and the run goes on "
+            "from its last checkpoint"
+        ) from error
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        raise InputError(
+            memory_model.out_of_memory(network.get_config(), setup, memory.free_memory(), replicas)
+        ) from error

@@ -1,96 +1,19 @@
 """The 3D U-Net of Çiçek et al. (arXiv 1606.06650): a trunk and a head, every layer named."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import tensorflow as tf
 
-from tl3d_keras.convolutions import BiasedConv3D, JoinedConv3D
+from tl3d_keras.convolutions import BiasedConv3D
 from tl3d_keras.errors import InputError
-from tl3d_keras.instance_normalization import InstanceNormalization
+from tl3d_keras.geometry import Geometry
+from tl3d_keras.unet3d_trunk import MAX_GROUPS, TrunkBuilder
 
 PADDINGS = ("valid", "same")
 NORMALIZATIONS = (None, "group", "instance")
-_MAX_GROUPS = 8
 HEAD = "head"
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How input sizes and output sizes of a U-Net belong together.
-
-    Attributes:
-        levels: resolutions, the finest included.
-        padding: "valid" or "same".
-    """
-
-    levels: int
-    padding: str
-
-    @property
-    def stride(self) -> int:
-        """The pooling stride: shifts of the input by its multiples shift the output alike."""
-        return 2 ** (self.levels - 1)
-
-    @property
-    def reach(self) -> int:
-        """How far from a voxel the input can change the output there, in voxels.
-
-        That of the convolutions, and up to the stride less one for where in its pooling window the
-        voxel lies.
-        """
-        return self._convolutions + self.stride - 1
-
-    @property
-    def margin(self) -> int:
-        """Voxels that a valid network's output is smaller by on each side; 0 if padding is same."""
-        return self._convolutions if self.padding == "valid" else 0
-
-    def is_input_size(self, size: int) -> bool:
-        """Whether an axis of the input can have `size` voxels."""
-        if self.padding == "same":
-            return size > 0 and size % self.stride == 0
-        return size > 2 * self.margin and (size - 2 * self.margin) % self.stride == self._rest
-
-    def output_size(self, size: int) -> int:
-        """Output voxels along an axis with `size` input voxels.
-
-        Raises:
-            InputError: the input cannot have that size; the message names the nearest that can.
-        """
-        if not self.is_input_size(size):
-            fitting = sorted(
-                (
-                    n
-                    for n in range(1, size + 2 * self.margin + 2 * self.stride + 1)
-                    if self.is_input_size(n)
-                ),
-                key=lambda n: abs(n - size),
-            )[:3]
-            raise InputError(
-                f"expected an input size such as {', '.join(map(str, sorted(fitting)))} for "
-                f"{self.padding} padding and {self.levels} levels, found {size}"
-            )
-        return size - 2 * self.margin
-
-    def input_size(self, output: int) -> int:
-        """The smallest input size whose output has at least `output` voxels."""
-        size = output + 2 * self.margin
-        while not self.is_input_size(size):
-            size += 1
-        return size
-
-    @property
-    def _convolutions(self) -> int:
-        # Two of 3x3x3 a level, on the way down and, but at the coarsest level, up.
-        return 6 * self.stride - 4
-
-    @property
-    def _rest(self) -> int:
-        # Sizes stay even before every pooling: n = 4 (1 + 2 + ...) modulo the stride, less margins.
-        return (4 * (self.stride - 1) - 2 * self.margin) % self.stride
 
 
 @tf.keras.utils.register_keras_serializable("tl3d_keras")
@@ -129,7 +52,7 @@ class UNet3D(tf.keras.Model):
         }
         policy = getattr(dtype, "name", dtype)
         inputs = tf.keras.Input((None, None, None, input_channels), name="image")
-        build = _Builder(filters, levels, padding, normalization, policy)
+        build = TrunkBuilder(filters, levels, padding, normalization, policy)
         features = build.trunk(inputs)
         logits = BiasedConv3D(num_classes, 1, dtype=policy, name=HEAD)(features[-1])
         # Sums over many classes need more digits than half precision has.
@@ -246,75 +169,6 @@ def named_weights(model: tf.keras.Model) -> dict[str, tf.Variable]:
     return named
 
 
-class _Builder:
-    """Makes the layers; holds what they share."""
-
-    def __init__(
-        self, filters: int, levels: int, padding: str, normalization: str | None, dtype: Any
-    ) -> None:
-        self._filters = filters
-        self._levels = levels
-        self._padding = padding
-        self._normalization = normalization
-        self._dtype = dtype
-
-    def trunk(self, x: Any) -> list[Any]:
-        """The features of the coarsest level and of each decoder level above it."""
-        skips = []
-        for level in range(self._levels):
-            first = self._filters * 2**level
-            x = self._block(x, "encoder", level, (first, 2 * first))
-            if level < self._levels - 1:
-                skips.append(x)
-                # Processors have no float16 kernel, and a maximum is exact in any precision.
-                dtype = "float32" if self._dtype == "mixed_float16" else self._dtype
-                x = tf.keras.layers.MaxPooling3D(2, dtype=dtype, name=f"encoder_{level}_pool")(x)
-        features = [x]
-        for level in reversed(range(self._levels - 1)):
-            width = self._filters * 2 ** (level + 1)
-            x = self._block(
-                [x, self._cropped(skips[level], level)], "decoder", level, (width, width)
-            )
-            features.append(x)
-        return features
-
-    def _cropped(self, skip: Any, level: int) -> Any:
-        if self._padding == "same":
-            return skip
-        # Two convolutions on the way down and two up at each coarser level, in its voxels.
-        crop = 6 * 2 ** (self._levels - 1 - level) - 8
-        return tf.keras.layers.Cropping3D(crop, dtype=self._dtype, name=f"decoder_{level}_crop")(
-            skip
-        )
-
-    def _block(self, x: Any, part: str, level: int, widths: Sequence[int]) -> Any:
-        layers = tf.keras.layers
-        for i, width in enumerate(widths):
-            plain = self._normalization is None
-            arguments = {
-                "padding": self._padding,
-                "dtype": self._dtype,
-                "name": f"{part}_{level}_conv_{i}",
-                "activation": "relu" if plain else None,
-            }
-            joins = isinstance(x, list)
-            x = (
-                JoinedConv3D(width, **arguments)(x)
-                if joins
-                else BiasedConv3D(width, 3, **arguments)(x)
-            )
-            if not plain:
-                x = self._normalized(x, f"{part}_{level}_norm_{i}", width)
-                x = layers.ReLU(dtype=self._dtype, name=f"{part}_{level}_relu_{i}")(x)
-        return x
-
-    def _normalized(self, x: Any, name: str, width: int) -> Any:
-        if self._normalization == "instance":
-            return InstanceNormalization(dtype=self._dtype, name=name)(x)
-        groups = min(_MAX_GROUPS, width)
-        return tf.keras.layers.GroupNormalization(groups, dtype=self._dtype, name=name)(x)
-
-
 def _check(
     num_classes: int,
     filters: int,
@@ -336,9 +190,9 @@ def _check(
         raise InputError(f"expected padding of {', '.join(PADDINGS)}, found {padding!r}")
     if normalization not in NORMALIZATIONS:
         raise InputError(f"expected normalization None, group or instance, found {normalization!r}")
-    if normalization == "group" and filters % min(_MAX_GROUPS, filters):
+    if normalization == "group" and filters % min(MAX_GROUPS, filters):
         raise InputError(
-            f"expected filters divisible by {_MAX_GROUPS} for group normalization, found {filters}"
+            f"expected filters divisible by {MAX_GROUPS} for group normalization, found {filters}"
         )
     if structures and len(structures) != num_classes - 1:
         raise InputError(

@@ -47,7 +47,7 @@ def run_cell(cell: Cell, data: TaskData, folder: Path, keep_models: bool) -> Out
     settings = run_settings({**values, "records_dir": str(records_dir)}, str(cell.key))
     _drop_other_run(run_dir, settings)
     model = training_run.run(settings, run_dir, report=False)
-    scores = _score(model, settings, data, cell.scores == "all")
+    scores = score(model, settings, data, cell.scores == "all")
     found = Outcome(cell.key, scores, _curve(run_dir), time.monotonic() - started)
     _remove_parts(place, keep_models)
     outcome.write(found, cell.fingerprint, folder)
@@ -65,9 +65,17 @@ def _drop_other_run(run_dir: Path, settings: RunSettings) -> None:
         shutil.rmtree(run_dir)
 
 
-def _score(
+def score(
     model: Path, settings: RunSettings, data: TaskData, surfaces: bool
 ) -> dict[str, dict[str, evaluation.Scores]]:
+    """The scores of a run's model by test case and structure.
+
+    Args:
+        model: artifact of the run.
+        settings: of the run.
+        data: of the task.
+        surfaces: whether surface distances are measured.
+    """
     precision = devices.choose_precision(settings.precision)
     network, info = artifact.load(model, dtype=precision)
     segmenter = Segmenter(network, info.intensity, patch_size=info.patch_size)
