@@ -224,7 +224,11 @@ def test_augmentation_is_applied(records_dir):
 
 def test_a_flip_along_x_exchanges_the_sides_of_structures(records_dir):
     plain, settings = manifest.load(records_dir), replace(SETTINGS, batch_size=1)
-    paired = replace(plain, structures=["kidney_left", "kidney_right"])
+    paired = replace(
+        plain,
+        structures=["kidney_left", "kidney_right"],
+        cases=[replace(case, annotated_structures=["kidney_right"]) for case in plain.select("c")],
+    )
     settings = replace(settings, augmentation=Augmentation((2,)))
     ways = set()
     for first, second in zip(
