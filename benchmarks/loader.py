@@ -121,6 +121,7 @@ def _batches(records_dir: str, config: dict[str, Any], label_size: int) -> Any:
     from tl3d_keras import augmentation, input_pipeline, intensity, manifest
 
     loaded = manifest.load(records_dir)
+    window = loaded.proposal.window
     return loaded, iter(
         input_pipeline.training_batches(
             records_dir,
@@ -130,7 +131,9 @@ def _batches(records_dir: str, config: dict[str, Any], label_size: int) -> Any:
                 (config["patch_size"],) * 3,
                 (label_size,) * 3,
                 config["batch_size"],
-                intensity.propose(loaded.channels, loaded.intensity),
+                intensity.Intensity("window", *zip(*window, strict=True))
+                if window
+                else intensity.Intensity("zscore"),
                 augmentation.preset(config["augmentation"], loaded.spacing, (0, 1)),
             ),
         )

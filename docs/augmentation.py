@@ -62,7 +62,7 @@ def _phantom() -> Any:
     import numpy as np
 
     from data_tools.phantoms.anatomy import generate, select
-    from tl3d_keras import patches, records
+    from tl3d_keras import case_source, records
     from tl3d_keras.annotation import IGNORE
     from tl3d_keras.volumes import Volume
 
@@ -70,7 +70,7 @@ def _phantom() -> Any:
     labels = select(labels, _STRUCTURES)
     labels[: _SHAPE[0] * 3 // 10] = labels[_SHAPE[0] * 7 // 10 :] = IGNORE
     volume = Volume(image[..., np.newaxis], _SPACING)
-    return patches.opened(records.parse_words(records.encode("phantom", volume, labels, [1])))
+    return case_source.opened(records.encode("phantom", volume, labels, [1]))
 
 
 def _patch(case: Any, settings: Any) -> tuple[Any, Any]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl3d_keras import patches, records
+from tl3d_keras import case_source, patches, records
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.patches import OpenCase
 from tl3d_keras.volumes import Volume
@@ -16,7 +16,7 @@ def make_case(labels: np.ndarray | None, shape=SHAPE, channels: int = 2) -> Open
     """A case whose image counts its voxels from 1 on."""
     count = np.arange(1, np.prod(shape) * channels + 1, dtype=np.int16)
     image = Volume(count.reshape(*shape, channels), (1.0, 1.0, 1.0))
-    return patches.opened(records.parse_words(records.encode("a", image, labels, [1, 2, 3])))
+    return case_source.opened(records.encode("a", image, labels, [1, 2, 3]))
 
 
 def sparse(rng) -> np.ndarray:

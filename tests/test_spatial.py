@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from tl3d_keras import patches, records, spatial
+from tl3d_keras import case_source, patches, records, spatial
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.augmentation import OFF, Augmentation, Draw
 from tl3d_keras.patches import OpenCase
@@ -24,7 +24,7 @@ def make_case(labels: np.ndarray, image: np.ndarray | None = None) -> OpenCase:
     if image is None:
         image = rng.integers(-5, 1000, (*labels.shape, 2)).astype(np.int16)
     volume = Volume(image, SPACING)
-    return patches.opened(records.parse_words(records.encode("a", volume, labels, [1, 2])))
+    return case_source.opened(records.encode("a", volume, labels, [1, 2]))
 
 
 def sparse(shape=SHAPE) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tl3d_keras import patches, records
+from tl3d_keras import records
 from tl3d_keras.annotation import Runs, from_runs
 from tl3d_keras.manifest import CaseEntry, Manifest
 from tl3d_keras.patches import OpenCase
@@ -16,7 +16,7 @@ _KINDS = OpenCase((tf.int16, 4), (tf.int64, 1), (tf.int64, 1), (tf.int64, 1), (t
 
 
 class CaseFiles:
-    """Opens a case by its index, in a graph, without reading the rest of its shard."""
+    """Reads a case by its index, in a graph, without the rest of its shard."""
 
     def __init__(self, folder: Path, manifest: Manifest, cases: Sequence[CaseEntry]) -> None:
         shards = [manifest.shards[case.shard] for case in cases]
@@ -28,14 +28,14 @@ class CaseFiles:
         )
         self._count = len(cases)
 
-    def open(self, index: tf.Tensor) -> tf.data.Dataset:
-        """A data set of one case, its image and its runs."""
+    def read(self, index: tf.Tensor) -> tf.data.Dataset:
+        """A data set of one serialised case, for `opened`."""
         return tf.data.FixedLengthRecordDataset(
             self._files[index],
             record_bytes=self._bytes[index],
             header_bytes=self._offsets[index],
             footer_bytes=self._after[index],
-        ).map(lambda serialized: patches.opened(records.parse_words(serialized)))
+        )
 
     def hold(self) -> OpenCase:
         """Opens all with decoded labels and keeps them in memory, for `take`.
@@ -50,7 +50,7 @@ class CaseFiles:
                 )
                 for dtype, rank in _KINDS
             ]
-            for case in tf.data.Dataset.range(self._count).flat_map(self.open).prefetch(1):
+            for case in tf.data.Dataset.range(self._count).flat_map(self.read).map(opened):
                 runs = Runs(case.start.numpy(), case.length.numpy(), case.value.numpy())
                 labels = from_runs(runs, case.words.shape[:3])
                 lists = [
@@ -58,6 +58,12 @@ class CaseFiles:
                     for handle, part in zip(lists, case._replace(labels=labels), strict=True)
                 ]
         return OpenCase(*lists)
+
+
+def opened(serialized: tf.Tensor) -> OpenCase:
+    """A serialised case as it is drawn from, with runs for its labels."""
+    case = records.parse_words(serialized)
+    return OpenCase(case.image, case.start, case.length, case.value)
 
 
 def take(held: OpenCase, index: tf.Tensor) -> OpenCase:

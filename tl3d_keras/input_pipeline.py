@@ -166,13 +166,13 @@ def _samples_as_read(
     """The same, from cases that are read for every visit."""
 
     def visit(number: tf.Tensor, chosen: tf.Tensor) -> tf.data.Dataset:
-        def samples_of(*case: tf.Tensor) -> tf.data.Dataset:
+        def samples_of(record: tf.Tensor) -> tf.data.Dataset:
             first = number * plan.patches
             samples = tf.data.Dataset.range(first, first + plan.patches)
-            opened = tf.data.Dataset.from_tensors((OpenCase(*case), chosen)).repeat()
-            return tf.data.Dataset.zip((samples, opened))
+            case = tf.data.Dataset.from_tensors((case_source.opened(record), chosen)).repeat()
+            return tf.data.Dataset.zip((samples, case))
 
-        return files.open(chosen).flat_map(samples_of)
+        return files.read(chosen).flat_map(samples_of)
 
     return visits.interleave(
         visit,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tl3d_keras.annotation import IGNORE
-from tl3d_keras.records import Case, intensities
+from tl3d_keras.records import intensities
 
 STRUCTURE_SHARE = 1 / 3
 
@@ -26,11 +26,6 @@ class OpenCase(NamedTuple):
     length: Any
     value: Any
     labels: Any = None
-
-
-def opened(case: Case) -> OpenCase:
-    """A case of `records.parse_words`, without what no patch depends on."""
-    return OpenCase(case.image, case.start, case.length, case.value)
 
 
 def draw_centre(case: OpenCase, seed: tf.Tensor) -> tf.Tensor:
