@@ -116,6 +116,10 @@ def test_profile_holds_both_steps(watched):
     text, _ = raw_to_tool_data.xspace_to_tool_data([str(path)], "trace_viewer", {})
     trace = json.loads(text)["traceEvents"]
     assert any("Conv3D" in event.get("name", "") for event in trace)
+    text, _ = raw_to_tool_data.xspace_to_tool_data([str(path)], "input_pipeline_analyzer", {})
+    steps = next(table for table in json.loads(text) if "infeed_time_ms_avg" in table.get("p", {}))
+    assert [row["c"][0]["v"] for row in steps["rows"]] == ["train 4", "train 5"]
+    assert 0 < float(steps["p"]["infeed_time_ms_avg"]) < float(steps["p"]["steptime_ms_average"])
 
 
 @pytest.mark.parametrize("profile", [(0, 3), (4, 3), (4, 9)])
