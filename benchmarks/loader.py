@@ -9,9 +9,17 @@ makes of it. The rivals have environments of their own, which this sets up:
     python3.11 -m venv MONAI && MONAI/bin/pip install monai==1.5.1 nibabel==5.3.2 torch==2.13.0
     python3.11 -m venv NOBRAINER && NOBRAINER/bin/pip install nobrainer==1.2.1 tensorflow==2.15.1
 
-(a torch for processors suffices). All draw float32 patches, a third on the structure, with flips
-and changes of contrast, brightness and noise; nobrainer draws blocks of a grid and has fewer
-changes. Without rivals it measures the input pipeline alone, such as patches of the paper's size
+(a torch for processors suffices). All give batches of float32 patches with their labels, flipped
+and with one drawn contrast, brightness and noise each, in every patch:
+
+- ours: anywhere, a third of them on the structure; flips along two axes; z-scores of the volume;
+  once with all cases held in memory, once with cases read for every visit, as beyond 1 GiB;
+- MONAI: the same, z-scores in its cache;
+- nobrainer: blocks of a fixed grid out of its records (float32, always compressed), shuffled; its
+  own flip along its one axis, z-scores of the block and noise; contrast and brightness, which it
+  cannot draw, by TensorFlow; all in one parallel map, with a prefetch behind.
+
+Without rivals it measures the input pipeline alone, such as patches of the paper's size
 out of scans of 300^3:
 
     python -m data_tools.phantom --output_dir=CT --num_cases=3 --shape=300,300,300 \\
@@ -79,10 +87,12 @@ def main() -> None:
     }
     ours = ["-m", "benchmarks.loader", f"--records_dir={_RECORDS_DIR.value}", "--config"]
     runs: dict[str, tuple[list[str], dict[str, Any]]] = {
-        f"tl3d-keras, {_AUGMENTATION.value}": (
+        f"tl3d-keras, {_AUGMENTATION.value}, {how}": (
             [sys.executable, *ours],
-            {"augmentation": _AUGMENTATION.value},
+            # More patches, for about as many seconds as the rivals take.
+            {"augmentation": _AUGMENTATION.value, "hold": hold, "patches": more * _PATCHES.value},
         )
+        for how, hold, more in (("held", True, 4), ("read", False, 1))
     }
     if _MONAI.value:
         for loader in ("processes", "threads"):
@@ -118,9 +128,13 @@ def _print_table(
 
 
 def _batches(records_dir: str, config: dict[str, Any], label_size: int) -> Any:
-    from tl3d_keras import augmentation, input_pipeline, intensity, manifest
+    from tl3d_keras import augmentation, case_source, input_pipeline, intensity, manifest
 
     loaded = manifest.load(records_dir)
+    window = loaded.proposal.window
+    if not config.get("hold", True):
+        fewer = sum(case_source.most_bytes(case) for case in loaded.cases) - 1
+        input_pipeline.OPEN_BYTES = min(input_pipeline.OPEN_BYTES, fewer)
     return loaded, iter(
         input_pipeline.training_batches(
             records_dir,
@@ -130,7 +144,9 @@ def _batches(records_dir: str, config: dict[str, Any], label_size: int) -> Any:
                 (config["patch_size"],) * 3,
                 (label_size,) * 3,
                 config["batch_size"],
-                intensity.propose(loaded.channels, loaded.intensity),
+                intensity.Intensity("window", *zip(*window, strict=True))
+                if window
+                else intensity.Intensity("zscore"),
                 augmentation.preset(config["augmentation"], loaded.spacing, (0, 1)),
             ),
         )

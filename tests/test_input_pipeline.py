@@ -170,6 +170,7 @@ def test_stream_depends_on_the_seed_alone(records_dir):
 # of visits, at its end and in a later pass over the cases.
 @pytest.mark.parametrize(("open_cases", "batch_size", "starts"), [(1, 1, (9, 32)), (3, 5, (7,))])
 def test_resuming_continues_the_stream(records_dir, monkeypatch, open_cases, batch_size, starts):
+    """It goes on from held cases as from those that are read for every visit."""
     monkeypatch.setattr(input_pipeline, "_MAX_OPEN_CASES", open_cases)
     settings = replace(
         SETTINGS,
@@ -181,6 +182,12 @@ def test_resuming_continues_the_stream(records_dir, monkeypatch, open_cases, bat
     whole = batches(records_dir, settings, 36)
     for first in starts:
         assert equal(whole[first:], batches(records_dir, settings, 36 - first, first)), first
+    plan = input_pipeline._plan_visits
+    assert plan(manifest.load(records_dir).select("abc"), settings).hold
+    monkeypatch.setattr(input_pipeline, "_plan_visits", lambda *a: plan(*a)._replace(hold=False))
+    assert equal(whole, batches.__wrapped__(records_dir, settings, 36))
+    first = starts[0]
+    assert equal(whole[first:], batches.__wrapped__(records_dir, settings, 36 - first, first))
 
 
 def test_passes_over_the_annotated_cases(records_dir, monkeypatch):
@@ -224,7 +231,11 @@ def test_augmentation_is_applied(records_dir):
 
 def test_a_flip_along_x_exchanges_the_sides_of_structures(records_dir):
     plain, settings = manifest.load(records_dir), replace(SETTINGS, batch_size=1)
-    paired = replace(plain, structures=["kidney_left", "kidney_right"])
+    paired = replace(
+        plain,
+        structures=["kidney_left", "kidney_right"],
+        cases=[replace(case, annotated_structures=["kidney_right"]) for case in plain.select("c")],
+    )
     settings = replace(settings, augmentation=Augmentation((2,)))
     ways = set()
     for first, second in zip(
@@ -259,6 +270,16 @@ def test_shapes_are_known_before_any_batch(records_dir):
         "annotated": [2, 3],
         "case": [2],
     }
+
+
+def test_cases_are_held_if_they_fit(records_dir, monkeypatch):
+    cases = manifest.load(records_dir).select("abc")
+    # Four channels of float32 and the labels.
+    everything = 17 * sum(np.prod(SHAPES[name]) for name in "abc")
+    for size, hold in ((everything, True), (everything - 1, False)):
+        monkeypatch.setattr(input_pipeline, "OPEN_BYTES", size)
+        plan = input_pipeline._plan_visits(cases, SETTINGS)
+        assert plan.hold == hold and plan.open_cases == everything // (17 * 2880)
 
 
 def test_nothing_annotated(records_dir):

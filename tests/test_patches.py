@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl3d_keras import patches, records
+from tl3d_keras import case_source, patches, records
 from tl3d_keras.annotation import IGNORE
+from tl3d_keras.patches import OpenCase
 from tl3d_keras.volumes import Volume
 
 SHAPE = (7, 9, 8)
 
 
-def make_case(labels: np.ndarray | None, shape=SHAPE, channels: int = 2) -> records.Case:
+def make_case(labels: np.ndarray | None, shape=SHAPE, channels: int = 2) -> OpenCase:
     """A case whose image counts its voxels from 1 on."""
     count = np.arange(1, np.prod(shape) * channels + 1, dtype=np.int16)
     image = Volume(count.reshape(*shape, channels), (1.0, 1.0, 1.0))
-    return records.parse(tf.constant(records.encode("a", image, labels, [1, 2, 3])))
+    return case_source.opened(records.encode("a", image, labels, [1, 2, 3]))
 
 
 def sparse(rng) -> np.ndarray:
@@ -126,7 +127,7 @@ def test_crop_labels_of_no_run_and_of_one(labels):
 
 @pytest.mark.parametrize(("start", "size"), BOXES)
 def test_crop_image_pads_with_the_floor(start, size):
-    image = make_case(None).image
+    image = make_case(None).words
     floor = tf.fill([image.shape[-1]], -7.0)
     for found in both_ways(lambda *box: patches.crop_image(image, *box, floor), start, size):
         np.testing.assert_array_equal(found, cut(image.numpy(), start, size, -7))

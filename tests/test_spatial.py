@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from tl3d_keras import patches, records, spatial
+from tl3d_keras import case_source, patches, records, spatial
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.augmentation import OFF, Augmentation, Draw
+from tl3d_keras.patches import OpenCase
 from tl3d_keras.volumes import Volume
 
 SHAPE, SPACING = (11, 20, 16), (3.0, 1.0, 1.5)
@@ -18,12 +19,12 @@ ALL = Augmentation(
 )
 
 
-def make_case(labels: np.ndarray, image: np.ndarray | None = None) -> records.Case:
+def make_case(labels: np.ndarray, image: np.ndarray | None = None) -> OpenCase:
     rng = np.random.default_rng(0)
     if image is None:
         image = rng.integers(-5, 1000, (*labels.shape, 2)).astype(np.int16)
     volume = Volume(image, SPACING)
-    return records.parse_words(tf.constant(records.encode("a", volume, labels, [1, 2])))
+    return case_source.opened(records.encode("a", volume, labels, [1, 2]))
 
 
 def sparse(shape=SHAPE) -> np.ndarray:
@@ -116,7 +117,7 @@ def test_interpolation_equals_scipy():
     start = np.array([-2, 3, 5])
     coordinates = source(ALL, (9, 10, 12))
     found = spatial.interpolate(case, tf.constant(start), tf.constant(coordinates), FLOOR)
-    image = records.intensities(case.image, 2).numpy()
+    image = records.intensities(case.words, 2).numpy()
     for channel in range(2):
         # Far beyond the volume lies the floor, too.
         padded = np.pad(image[..., channel], 30, constant_values=FLOOR[channel])
@@ -166,7 +167,7 @@ def test_image_and_labels_move_together():
 def test_an_undrawn_change_is_the_exact_crop():
     case = make_case(sparse())
     start = tf.constant([2, -3, 4], tf.int64)
-    crop = patches.crop_image(case.image, start, tf.constant([9, 12, 10], tf.int64), FLOOR)
+    crop = patches.crop_image(case.words, start, tf.constant([9, 12, 10], tf.int64), FLOOR)
     inner = patches.crop_labels(case, start + [2, 3, 3], tf.constant([5, 6, 4], tf.int64))
     rare = Augmentation(rotation=Draw(90, 90, 0.3), scaling=Draw(1.3, 1.3, 0.3))
     exact = 0

@@ -77,6 +77,16 @@ def test_tensorboard(watched):
     assert found["validation/case_3"][8][2].startswith(b"\x89PNG")
 
 
+def test_how_long_steps_wait_for_data(watched):
+    folder, said = watched
+    share = json.loads((folder / "run.json").read_text())["input_wait"]
+    assert 0 < share < 1
+    assert f"waiting for data took {share:.2%} of the steps' time" in said
+    # The last epoch of all begins a `fit` of two steps, of which the second one counts.
+    assert list(events(folder)["input_wait"]) == [3, 6, 8]
+    assert "input_wait" not in rows(folder)[0]
+
+
 def test_one_line_an_epoch_without_a_terminal(watched):
     lines = [line for line in watched[1] if line.startswith("step ")]
     assert [line.split(":")[0] for line in lines] == ["step 3/8", "step 6/8", "step 8/8"]
@@ -106,6 +116,10 @@ def test_profile_holds_both_steps(watched):
     text, _ = raw_to_tool_data.xspace_to_tool_data([str(path)], "trace_viewer", {})
     trace = json.loads(text)["traceEvents"]
     assert any("Conv3D" in event.get("name", "") for event in trace)
+    text, _ = raw_to_tool_data.xspace_to_tool_data([str(path)], "input_pipeline_analyzer", {})
+    steps = next(table for table in json.loads(text) if "infeed_time_ms_avg" in table.get("p", {}))
+    assert [row["c"][0]["v"] for row in steps["rows"]] == ["train 4", "train 5"]
+    assert 0 < float(steps["p"]["infeed_time_ms_avg"]) < float(steps["p"]["steptime_ms_average"])
 
 
 @pytest.mark.parametrize("profile", [(0, 3), (4, 3), (4, 9)])
@@ -174,7 +188,10 @@ def assert_same_run(run, whole):
     )
     assert [path.name for path in (run / "model").iterdir()] == ["1"]
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    assert events(run) == events(whole)
+    found, expected = events(run), events(whole)
+    # Of all that is logged, times alone differ.
+    assert list(found.pop("input_wait")) == list(expected.pop("input_wait"))
+    assert found == expected
     assert len(events(run)["loss"]) == len(rows(run))
 
 

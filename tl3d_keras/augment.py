@@ -3,12 +3,18 @@
 Every change takes the patch, float32 [Z, Y, X, C] in normalised intensities, and an int [2] seed.
 """
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tl3d_keras.augmentation import Augmentation, Draw
+
+# A window of the table of noise begins at one of so many places; windows that begin at multiples of
+# 16 numbers are taken without being copied.
+_PLACES, _STEP = 1 << 16, 16
 
 
 def augment(
@@ -115,15 +121,36 @@ def brightness(image: tf.Tensor, seed: tf.Tensor, draw: Draw) -> tf.Tensor:
 
 
 def noise(image: tf.Tensor, seed: tf.Tensor, draw: Draw) -> tf.Tensor:
-    """Adds Gaussian noise of a drawn standard deviation."""
-    return _maybe(
-        image,
-        seed,
-        draw,
-        lambda level, noise_seed: (
-            image + level * tf.random.stateless_normal(tf.shape(image), noise_seed)
-        ),
-    )
+    """Adds Gaussian noise of a drawn standard deviation.
+
+    Two drawn windows of a table of normal numbers, weighted by the sine and cosine of a drawn
+    angle, sum to normal numbers again. To generate as many anew takes ten times as long, more than
+    all else that makes a patch.
+    """
+
+    def change(level: tf.Tensor, noise_seed: tf.Tensor) -> tf.Tensor:
+        count = image.shape.num_elements()
+        # Each window has a half of the table, so that no number meets itself elsewhere in a patch.
+        half = -(-count // _STEP) * _STEP + _PLACES * _STEP
+        table = _normal_numbers(2 * half)
+        *places, turn = tf.unstack(tf.random.stateless_uniform([3], noise_seed))
+        angle = 2 * math.pi * turn
+        changed = image
+        for place, begin, weight in zip(
+            places, (0, half), (tf.cos(angle), tf.sin(angle)), strict=True
+        ):
+            first = begin + _STEP * tf.cast(place * _PLACES, tf.int32)
+            window = tf.reshape(tf.slice(table, [first], [count]), image.shape)
+            changed += level * weight * window
+        return changed
+
+    return _maybe(image, seed, draw, change)
+
+
+@functools.cache
+def _normal_numbers(count: int) -> tf.Tensor:
+    with tf.init_scope(), tf.device("CPU:0"):
+        return tf.random.stateless_normal([count], (0, 0))
 
 
 def blur(image: tf.Tensor, seed: tf.Tensor, draw: Draw, spacing: Sequence[float]) -> tf.Tensor:

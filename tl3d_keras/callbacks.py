@@ -10,6 +10,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tl3d_keras.guards import Diverged, GuardReport
+from tl3d_keras.input_wait import InputWait
 from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.training_state import TrainingState
 
@@ -146,14 +147,23 @@ class Profiler(tf.keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts before the first step."""
-        if not self._is_on and self._first == self._state.step + batch + 1:
+        if not self._is_on and self._first == self._number(batch):
             tf.profiler.experimental.start(self._folder)
             self._is_on = True
+        if self._is_on:
+            # The input pipeline analysis counts by steps; Keras 3 does not mark them.
+            self._step = tf.profiler.experimental.Trace("train", step_num=self._number(batch), _r=1)
+            self._step.__enter__()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Stops after the last step."""
-        if self._state.step + batch + 1 >= self._last:
+        if self._is_on:
+            self._step.__exit__(None, None, None)
+        if self._number(batch) >= self._last:
             self.stop()
+
+    def _number(self, batch: int) -> int:
+        return self._state.step + batch + 1
 
     def stop(self) -> None:
         """Writes what was recorded."""
@@ -173,9 +183,11 @@ class Keeper(tf.keras.callbacks.Callback):
         validate: Callable[[], Sequence[float | None]] | None,
         structures: Sequence[str],
         watching: Watching,
+        waiting: InputWait,
     ) -> None:
         super().__init__()
         self._folder = folder
+        self._waiting = waiting
         self._state = state
         self._stage = stage
         self._validate = validate
@@ -197,7 +209,9 @@ class Keeper(tf.keras.callbacks.Callback):
             row |= {
                 f"validation_dice/{name}": d for name, d in zip(self._structures, dice, strict=True)
             }
-        self._folder.log(row, self._state.weights if self._watching.histograms else {})
+        wait = self._waiting.of_epoch
+        times = {} if wait is None else {"input_wait": wait}
+        self._folder.log(row, self._state.weights if self._watching.histograms else {}, times)
         self._folder.save(self._state)
         self._watching.progress.show(row)
 

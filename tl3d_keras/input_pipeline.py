@@ -2,25 +2,29 @@
 
 Sample s of a run is the same whenever, wherever and after whatever restart it is drawn: cases are
 visited in a permutation drawn anew for every pass, each visit gives `patches_per_visit` patches,
-and the patches of `open_cases` visits alternate.
+and the patches of `open_cases` visits alternate. Whether the cases are held in memory or read for
+every visit makes no difference to what is drawn.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tl3d_keras import augmentation, mirrors, patches, records, spatial
+from tl3d_keras import augmentation, case_source, mirrors, patches, spatial
 from tl3d_keras.augment import augment
 from tl3d_keras.augmentation import Augmentation
+from tl3d_keras.case_source import CaseFiles
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.manifest import CaseEntry, Manifest
+from tl3d_keras.patches import OpenCase
 
-# Bounds what is held decoded, whatever the size and number of the cases.
-_OPEN_BYTES = 1 << 30
+# Bounds what is open at once, whatever the size and number of the cases: all of them if they fit.
+OPEN_BYTES = 1 << 30
 _MAX_OPEN_CASES = 8
 _MAX_PATCHES_PER_VISIT = 8
 
@@ -76,38 +80,22 @@ def training_batches(
     if not cases:
         raise InputError(f"{records_dir}: expected annotated cases to train on, found none")
     make = _PatchMaker(manifest, cases, settings)
-    patches_per_visit, open_cases = _visit_plan(cases, settings)
-    per_block = patches_per_visit * open_cases
-    block, skipped = divmod(first_batch * settings.batch_size, per_block)
-    source = _CaseSource(Path(records_dir), manifest, cases)
-
-    def visit(number: tf.Tensor) -> tf.data.Dataset:
-        order_seed = tf.stack([tf.cast(settings.seed, tf.int64), number // len(cases)])
-        order = tf.argsort(tf.random.stateless_uniform([len(cases)], order_seed))
-        chosen = order[number % len(cases)]
-
-        def samples_of(case: records.Case) -> tf.data.Dataset:
-            first = number * patches_per_visit
-            samples = tf.data.Dataset.range(first, first + patches_per_visit)
-            opened = tf.data.Dataset.from_tensors((case, chosen)).repeat()
-            return tf.data.Dataset.zip((samples, opened))
-
-        return source.open(chosen).map(records.parse_words).flat_map(samples_of)
-
-    visits = tf.data.Dataset.range(block * open_cases, np.iinfo(np.int64).max)
-    samples = visits.interleave(
-        visit,
-        cycle_length=open_cases,
-        block_length=1,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
+    plan = _plan_visits(cases, settings)
+    block, skipped = divmod(first_batch * settings.batch_size, plan.patches * plan.open_cases)
+    visits = _visits(settings.seed, len(cases), block * plan.open_cases)
+    files = CaseFiles(Path(records_dir), manifest, cases)
+    if plan.hold:
+        samples = _samples_of_held(visits, files, plan, skipped)
+    else:
+        samples = _samples_as_read(visits, files, plan, skipped)
     # Patches are made out here, for a function inside a visit is set up anew for each visit.
-    made = samples.skip(skipped).map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    made = samples.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = made.batch(settings.batch_size, drop_remainder=True)
     options = tf.data.Options()
     # Each worker of a cluster takes its part of every batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    # Patches are made in parallel; to share the work on one costs more than it gains.
+    options.threading.max_intra_op_parallelism = 1
     return batches.prefetch(2).with_options(options)
 
 
@@ -116,34 +104,83 @@ def annotated_cases(cases: Sequence[CaseEntry]) -> list[CaseEntry]:
     return [case for case in cases if case.coverage["annotated"]["voxels"]]
 
 
-class _CaseSource:
-    """Opens the record of a case by its index, in a graph, without reading the rest of a shard."""
+class _VisitPlan(NamedTuple):
+    """How cases are visited.
 
-    def __init__(self, folder: Path, manifest: Manifest, cases: Sequence[CaseEntry]) -> None:
-        shards = [manifest.shards[case.shard] for case in cases]
-        self._files = tf.constant([str(folder / shard.file) for shard in shards])
-        self._offsets = tf.constant([case.offset for case in cases], tf.int64)
-        self._bytes = tf.constant([case.bytes for case in cases], tf.int64)
-        self._after = tf.constant(
-            [s.bytes - c.offset - c.bytes for s, c in zip(shards, cases, strict=True)], tf.int64
-        )
+    Attributes:
+        patches: of a visit.
+        open_cases: how many visits alternate.
+        hold: whether all cases are held in memory.
+    """
 
-    def open(self, index: tf.Tensor) -> tf.data.Dataset:
-        """A data set of the one serialised case."""
-        return tf.data.FixedLengthRecordDataset(
-            self._files[index],
-            record_bytes=self._bytes[index],
-            header_bytes=self._offsets[index],
-            footer_bytes=self._after[index],
-        )
+    patches: int
+    open_cases: int
+    hold: bool
 
 
-def _visit_plan(cases: Sequence[CaseEntry], settings: PatchSettings) -> tuple[int, int]:
-    """How many patches a visit of a case gives, and how many cases are open at once."""
+def _plan_visits(cases: Sequence[CaseEntry], settings: PatchSettings) -> _VisitPlan:
     voxels = np.mean([np.prod(case.shape[:3]) for case in cases])
-    largest = max(int(np.prod(case.shape)) for case in cases) * 4
-    per_visit = int(np.clip(voxels / np.prod(settings.image_size), 1, _MAX_PATCHES_PER_VISIT))
-    return per_visit, int(np.clip(_OPEN_BYTES // largest, 1, min(len(cases), _MAX_OPEN_CASES)))
+    sizes = [case_source.most_bytes(case) for case in cases]
+    return _VisitPlan(
+        int(np.clip(voxels / np.prod(settings.image_size), 1, _MAX_PATCHES_PER_VISIT)),
+        int(np.clip(OPEN_BYTES // max(sizes), 1, min(len(cases), _MAX_OPEN_CASES))),
+        sum(sizes) <= OPEN_BYTES,
+    )
+
+
+def _visits(seed: int, cases: int, first: int) -> tf.data.Dataset:
+    """The visits from number `first` on: their numbers and the indices of their cases."""
+
+    def order(number: tf.Tensor) -> tf.Tensor:
+        seeds = tf.stack([tf.constant(seed, tf.int64), number])
+        return tf.argsort(tf.random.stateless_uniform([cases], seeds))
+
+    passed, skipped = divmod(first, cases)
+    chosen = _count_from(passed).map(order).unbatch().skip(skipped)
+    return tf.data.Dataset.zip((_count_from(first), chosen))
+
+
+def _count_from(first: int | tf.Tensor) -> tf.data.Dataset:
+    return tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+
+
+def _samples_of_held(
+    visits: tf.data.Dataset, files: CaseFiles, plan: _VisitPlan, skipped: int
+) -> tf.data.Dataset:
+    """The number of each sample, its case and that one's index, out of memory."""
+
+    def alternate(numbers: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        samples = numbers * plan.patches + tf.range(plan.patches, dtype=tf.int64)[:, tf.newaxis]
+        return tf.reshape(samples, [-1]), tf.tile(chosen, [plan.patches])
+
+    samples = visits.batch(plan.open_cases).map(alternate).unbatch().skip(skipped)
+    held = tf.data.Dataset.from_tensors(files.hold()).repeat()
+    return tf.data.Dataset.zip((samples, held)).map(
+        lambda sample, held: (sample[0], (case_source.take(held, sample[1]), sample[1]))
+    )
+
+
+def _samples_as_read(
+    visits: tf.data.Dataset, files: CaseFiles, plan: _VisitPlan, skipped: int
+) -> tf.data.Dataset:
+    """The same, from cases that are read for every visit."""
+
+    def visit(number: tf.Tensor, chosen: tf.Tensor) -> tf.data.Dataset:
+        def samples_of(record: tf.Tensor) -> tf.data.Dataset:
+            first = number * plan.patches
+            samples = tf.data.Dataset.range(first, first + plan.patches)
+            case = tf.data.Dataset.from_tensors((case_source.opened(record), chosen)).repeat()
+            return tf.data.Dataset.zip((samples, case))
+
+        return files.read(chosen).flat_map(samples_of)
+
+    return visits.interleave(
+        visit,
+        cycle_length=plan.open_cases,
+        block_length=1,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    ).skip(skipped)
 
 
 class _PatchMaker:
@@ -153,8 +190,7 @@ class _PatchMaker:
         self, manifest: Manifest, cases: Sequence[CaseEntry], settings: PatchSettings
     ) -> None:
         self._settings, self._spacing = settings, manifest.spacing
-        self._structures = len(manifest.structures)
-        self._mirrored = list(range(self._structures + 1))
+        self._mirrored = list(range(len(manifest.structures) + 1))
         if 2 in settings.augmentation.flip_axes:
             self._mirrored = mirrors.mirrored_labels(manifest.structures)
         # Beyond the volume lies its lowest value, as `inference` pads.
@@ -162,12 +198,19 @@ class _PatchMaker:
         scales, shifts = zip(
             *(settings.intensity.coefficients_of(case.intensity) for case in cases), strict=True
         )
+        self._annotated = tf.constant(
+            [
+                [1, *(name in case.annotated_structures for name in manifest.structures)]
+                for case in cases
+            ],
+            tf.uint8,
+        )
         self._floors, self._scales, self._shifts = (
             tf.constant(np.array(values), tf.float32) for values in (floors, scales, shifts)
         )
 
     def __call__(
-        self, sample: tf.Tensor, opened: tuple[records.Case, tf.Tensor]
+        self, sample: tf.Tensor, opened: tuple[OpenCase, tf.Tensor]
     ) -> dict[str, tf.Tensor]:
         """The patch of a sample, of a case and its index."""
         (case, index), settings = opened, self._settings
@@ -189,15 +232,13 @@ class _PatchMaker:
             settings.augmentation,
             self._spacing,
         )
-        structures = tf.range(1, self._structures + 1, dtype=tf.int64)
-        annotated = tf.reduce_any(structures[:, tf.newaxis] == case.annotated[tf.newaxis], axis=1)
         image = settings.intensity.apply(image, self._scales[index], self._shifts[index])
         patch = {
             # With a static shape, the channels included, a training step takes half the time.
             "image": tf.ensure_shape(image, [*settings.image_size, self._floors.shape[1]]),
             "labels": tf.ensure_shape(labels, settings.label_size),
             # Keras 3 averages its first batch over replicas, which booleans do not bear.
-            "annotated": tf.cast(tf.concat([[True], annotated], 0), tf.uint8),
+            "annotated": self._annotated[index],
         }
         patch = augment(patch, augment_seed, settings.augmentation, self._spacing, self._mirrored)
         return {**patch, "case": tf.cast(index, tf.int32)}

@@ -1,29 +1,47 @@
-"""Drawing patches from a parsed case: where, and what is there. TensorFlow ops alone."""
+"""Drawing patches from an open case: where, and what is there. TensorFlow ops alone."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tl3d_keras.annotation import IGNORE
-from tl3d_keras.records import Case, intensities
+from tl3d_keras.records import intensities
 
 STRUCTURE_SHARE = 1 / 3
 
 
-def draw_centre(case: Case, seed: tf.Tensor) -> tf.Tensor:
+class OpenCase(NamedTuple):
+    """What patches are cut out of.
+
+    Attributes:
+        words: int16 [Z, Y, X, W], the image as it is stored, see `records.parse_words`.
+        start: int64 [R], first voxel of each run of equal label over the flattened [Z, Y, X].
+        length: int64 [R].
+        value: int64 [R], labels 0..K.
+        labels: uint8 [Z, Y, X], the runs decoded; None: to be decoded where they are wanted.
+    """
+
+    words: Any
+    start: Any
+    length: Any
+    value: Any
+    labels: Any = None
+
+
+def draw_centre(case: OpenCase, seed: tf.Tensor) -> tf.Tensor:
     """Draws an annotated voxel.
 
     With probability 1/3 it lies in a structure chosen uniformly among those present, else anywhere
     annotated. A case without annotation gives any voxel.
 
     Args:
-        case: a parsed case.
+        case: an open case.
         seed: int [2], of a stateless draw.
 
     Returns:
         int64 [3], the voxel (z, y, x).
     """
-    shape = tf.shape(case.image, tf.int64)[:3]
+    shape = tf.shape(case.words, tf.int64)[:3]
     which, structure, position = tf.unstack(tf.random.stateless_uniform([3], seed))
 
     def of_structure() -> tuple[tf.Tensor, tf.Tensor]:
@@ -61,7 +79,7 @@ def crop_image(image: tf.Tensor, start: tf.Tensor, size: tf.Tensor, floor: tf.Te
     """Cuts a box out of a volume, with `floor` where it reaches beyond.
 
     Args:
-        image: of a parsed case, [Z, Y, X, C]; words are cast in the box alone.
+        image: [Z, Y, X, C], or words of an open case, which are cast in the box alone.
         start: int64 [3], may be negative.
         size: int64 [3].
         floor: float32 [C], what lies beyond the volume.
@@ -76,19 +94,30 @@ def crop_image(image: tf.Tensor, start: tf.Tensor, size: tf.Tensor, floor: tf.Te
     return tf.ensure_shape(box, [None, None, None, floor.shape[0]])
 
 
-def crop_labels(case: Case, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Decodes the labels of a box from a case's runs, without decoding the whole volume.
+def crop_labels(case: OpenCase, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Cuts a box out of a case's labels, or decodes it from the runs without the whole volume.
 
     Args:
-        case: a parsed case.
+        case: an open case.
         start: int64 [3], may be negative.
         size: int64 [3].
 
     Returns:
         uint8 `size`, IGNORE where unannotated and beyond the volume.
     """
-    shape = tf.shape(case.image, tf.int64)[:3]
+    shape = tf.shape(case.words, tf.int64)[:3]
     begin, inside, padding = _overlap(shape, start, size)
+    if case.labels is None:
+        labels = _labels_of_runs(case, shape, begin, inside)
+    else:
+        labels = tf.slice(case.labels, begin, inside)
+    return tf.pad(labels, padding, constant_values=IGNORE)
+
+
+def _labels_of_runs(
+    case: OpenCase, shape: tf.Tensor, begin: tf.Tensor, inside: tf.Tensor
+) -> tf.Tensor:
+    """The labels uint8 `inside` of a box that lies in the volume."""
     # Only the runs of these slices matter.
     slice_voxels = shape[1] * shape[2]
     end = case.start + case.length
@@ -102,8 +131,7 @@ def crop_labels(case: Case, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     labels = tf.concat(
         [_labels_at(runs, row)[..., tf.newaxis], _changes(runs, shape, begin, inside)], 2
     )
-    labels = tf.cumsum(labels, axis=2)[:, :, : inside[2]]
-    return tf.pad(labels, padding, constant_values=IGNORE)
+    return tf.cumsum(labels, axis=2)[:, :, : inside[2]]
 
 
 class _Boundaries(NamedTuple):
@@ -146,11 +174,11 @@ def _changes(runs: _Boundaries, shape: tf.Tensor, begin: tf.Tensor, size: tf.Ten
     size = tf.stack([size[0], size[1], tf.maximum(size[2] - 1, 0)])
     within = (z >= 0) & (z < size[0]) & (y >= 0) & (y < size[1]) & (x >= 0) & (x < size[2])
     changes = tf.math.unsorted_segment_sum(
-        tf.boolean_mask(change, within),
+        tf.boolean_mask(tf.cast(change, tf.uint8), within),
         tf.boolean_mask((z * size[1] + y) * size[2] + x, within),
         tf.reduce_prod(size),
     )
-    return tf.cast(tf.reshape(changes, size), tf.uint8)
+    return tf.reshape(changes, size)
 
 
 def _overlap(

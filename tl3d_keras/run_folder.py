@@ -139,9 +139,14 @@ class RunFolder:
         self._pictures[name] = png
 
     def log(
-        self, row: Mapping[str, Any], histograms: Mapping[str, tf.Variable] | None = None
+        self,
+        row: Mapping[str, Any],
+        histograms: Mapping[str, tf.Variable] | None = None,
+        times: Mapping[str, float] | None = None,
     ) -> None:
         """Adds a row to metrics.csv, and its numbers, pictures and histograms to TensorBoard.
+
+        `times` go to TensorBoard alone, for no two runs have the same.
 
         Every row has an events file of its own, so that `restore` can drop what a killed run
         logged after its last checkpoint.
@@ -150,7 +155,7 @@ class RunFolder:
         for index, png in enumerate(self._pictures.values()):
             write_file(self.path / "pictures" / f"{index}.png", png)
         try:
-            self._write_events(row, histograms or {})
+            self._write_events({**row, **(times or {})}, histograms or {})
         except tf.errors.OpError as error:
             raise InputError(f"{self.logs}: cannot write: {error.message}") from error
         self._pictures = {}

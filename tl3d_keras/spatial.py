@@ -14,7 +14,7 @@ from scipy.interpolate import BSpline
 
 from tl3d_keras import patches
 from tl3d_keras.augmentation import Augmentation
-from tl3d_keras.records import Case
+from tl3d_keras.patches import OpenCase
 
 # Generators of rotations about z, y and x of vectors (z, y, x): about each axis the next one turns
 # towards the one after that.
@@ -25,7 +25,7 @@ for _axis in range(3):
 
 
 def cut(
-    case: Case,
+    case: OpenCase,
     start: tf.Tensor,
     image_size: Sequence[int],
     label_size: Sequence[int],
@@ -37,7 +37,7 @@ def cut(
     """Cuts a patch out of a case, deformed as `settings` draws; an exact crop if nothing is drawn.
 
     Args:
-        case: parsed, see `records.parse_words`.
+        case: open.
         start: int64 [3], the patch's first voxel, may be negative.
         image_size: (Z, Y, X) of the image.
         label_size: (Z, Y, X) of the labels, in the middle of the image.
@@ -53,7 +53,7 @@ def cut(
     before = [(n - m) // 2 for n, m in zip(image_size, label_size, strict=True)]
 
     def crop() -> tuple[tf.Tensor, tf.Tensor]:
-        image = patches.crop_image(case.image, start, tf.constant(image_size, tf.int64), floor)
+        image = patches.crop_image(case.words, start, tf.constant(image_size, tf.int64), floor)
         inner = start + tf.constant(before, tf.int64)
         return image, patches.crop_labels(case, inner, tf.constant(label_size, tf.int64))
 
@@ -170,12 +170,12 @@ def _spline_basis(size: int, step: float) -> np.ndarray:
 
 
 def interpolate(
-    case: Case, start: tf.Tensor, coordinates: tf.Tensor, floor: tf.Tensor
+    case: OpenCase, start: tf.Tensor, coordinates: tf.Tensor, floor: tf.Tensor
 ) -> tf.Tensor:
     """The image at coordinates, linearly, with `floor` beyond the volume.
 
     Args:
-        case: parsed.
+        case: open.
         start: int64 [3], the voxel at coordinates 0.
         coordinates: float32 [3, Z, Y, X] in voxels.
         floor: float32 [C].
@@ -184,7 +184,7 @@ def interpolate(
         float32 [Z, Y, X, C] in raw units.
     """
     low, size = _box(case, start, coordinates)
-    box = patches.crop_image(case.image, start + low, size, floor)
+    box = patches.crop_image(case.words, start + low, size, floor)
     size, low = tf.cast(size, tf.int32), tf.cast(low, tf.float32)
     first, part = [], []
     for axis in range(3):
@@ -210,7 +210,7 @@ def interpolate(
     return near + part[0] * (far - near)
 
 
-def nearest_labels(case: Case, start: tf.Tensor, coordinates: tf.Tensor) -> tf.Tensor:
+def nearest_labels(case: OpenCase, start: tf.Tensor, coordinates: tf.Tensor) -> tf.Tensor:
     """The labels of the voxels nearest to coordinates, uint8 [z, y, x]; see `interpolate`."""
     low, size = _box(case, start, coordinates)
     labels = tf.reshape(patches.crop_labels(case, start + low, size), [-1])
@@ -224,12 +224,12 @@ def nearest_labels(case: Case, start: tf.Tensor, coordinates: tf.Tensor) -> tf.T
     return tf.gather(labels, (z * size[1] + y) * size[2] + x)
 
 
-def _box(case: Case, start: tf.Tensor, coordinates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _box(case: OpenCase, start: tf.Tensor, coordinates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """First voxel, from `start` on, and size of what the coordinates touch.
 
     One voxel of what lies beyond the volume is included, for coordinates beyond are moved there.
     """
-    shape = tf.shape(case.image, tf.int64)[:3]
+    shape = tf.shape(case.words, tf.int64)[:3]
     low = tf.cast(tf.floor(tf.reduce_min(coordinates, [1, 2, 3])), tf.int64) + start
     high = tf.cast(tf.floor(tf.reduce_max(coordinates, [1, 2, 3])), tf.int64) + 1 + start
     low = tf.clip_by_value(low, -1, shape - 1)

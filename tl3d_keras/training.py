@@ -10,6 +10,7 @@ from tl3d_keras.adapters import Adapters
 from tl3d_keras.callbacks import Keeper, Profiler, Watch, Watching
 from tl3d_keras.frozen_weights import FrozenWeights
 from tl3d_keras.guards import Guard, GuardReport
+from tl3d_keras.input_wait import InputWait
 from tl3d_keras.layers_by_name import freeze, match_rates
 from tl3d_keras.optimizers import OptimizerPlan, build, make_optimizer
 from tl3d_keras.run_folder import RunFolder
@@ -81,7 +82,8 @@ def train(
     folder.restore(state)
     watching = watching or Watching()
     watching.progress.start(sum(s.steps for s in stages), state.step)
-    watchers = _watchers(guard, state, batches, folder, watching)
+    waiting = InputWait()
+    watchers = [waiting, *_watchers(guard, state, batches, folder, watching)]
     end = 0
     for stage in stages:
         start, end = end, end + stage.steps
@@ -99,13 +101,13 @@ def train(
         if state.step > start:
             folder.restore(state)
         kept = FrozenWeights(network, frozen, folder, state, stage.name, start)
-        keeper = Keeper(folder, state, stage.name, validate, structures, watching)
+        keeper = Keeper(folder, state, stage.name, validate, structures, watching, waiting)
         while state.step < end:
             # The last epoch of a stage may be a short one.
             length = min(steps_per_epoch, end - state.step)
             epochs = (end - state.step) // length
             trainer.fit(
-                batches(state.step),
+                waiting.watch(batches(state.step), strategy),
                 epochs=epochs,
                 steps_per_epoch=length,
                 shuffle=False,
@@ -114,6 +116,9 @@ def train(
             )
         if kept.summary:
             watching.progress.say(kept.summary)
+    if waiting.of_all is not None:
+        folder.note(input_wait=round(waiting.of_all, 5))
+        watching.progress.say(f"waiting for data took {waiting.of_all:.2%} of the steps' time")
     freeze(network, ())
     if state.best_step:
         state.recall_best()
