@@ -330,3 +330,6 @@ def test_a_kill_leaves_whole_files_alone(tmp_path):
         assert files
         for path in files:
             assert volume_io.read_labels(path).shape == (60, 60, 60)
+    # The next to write there removes what the killed ones left.
+    volume_io.write(tmp_path / "0.nii.gz", Volume(np.zeros((2, 2, 2, 1), np.uint8), (1, 1, 1)))
+    assert not list(tmp_path.glob(".*"))

@@ -1,7 +1,6 @@
 """Medical image files and the `Volume` they become, through SimpleITK."""
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -122,8 +121,8 @@ def write(path: str | os.PathLike, volume: Volume) -> None:
     suffix = _writable_suffix(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-            temporary = Path(folder) / f"volume{suffix}"
+        with whole_folder.passing_folder(path.parent) as folder:
+            temporary = folder / f"volume{suffix}"
             if suffix in nifti.SUFFIXES and nifti.is_sheared(volume.direction):
                 nifti.write_sheared(to_sitk(volume), temporary)
             else:
