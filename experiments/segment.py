@@ -150,8 +150,7 @@ def main() -> None:
         return Segmented(volume, inference.segment(volume, segmenter, model.info.spacing), doubts)
 
     failed = 0
-    # Several scans at a time would take more than one may.
-    for job, found in segment_all(jobs, read, segment, overlapped=memory is None):
+    for job, found in segment_all(jobs, read, segment, _MEMORY_GIB.value):
         try:
             if isinstance(found, InputError):
                 raise found

@@ -1,6 +1,7 @@
 """What the segment command refuses or doubts, in one line each, and what it does all the same."""
 
 import gzip
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import helpers
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tensorflow as tf
 
 from experiments import segment
-from tl3d_keras import artifact, scan_check, volume_io
+from tl3d_keras import artifact, inference, scan_check, volume_io
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.volumes import Volume
@@ -204,6 +206,42 @@ def test_a_folder_of_all_sorts(tmp_path, run):
             "2 of 4 scans segmented, 2 failed, 5 other files skipped",
         ]
         assert sorted(p.name for p in output.iterdir()) == ["b.nii.gz", "d.nii.gz"]
+
+
+OUT_OF_MEMORY = [
+    MemoryError("Unable to allocate 9 GiB"),
+    RuntimeError("itk::ERROR: Failed to allocate memory for image."),
+    tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+]
+
+
+@pytest.mark.parametrize("where", ["read_channels", "segment", "write"])
+@pytest.mark.parametrize("flags", [{}, {"memory_gib": 64}], ids=["default", "limit"])
+def test_out_of_memory_fails_that_scan_alone(tmp_path, run, monkeypatch, where, flags):
+    for name in "abc":
+        written(ct())(tmp_path / "scans" / f"{name}.nrrd")
+    module = inference if where == "segment" else volume_io
+    original, calls, errors = getattr(module, where), [], iter(OUT_OF_MEMORY)
+
+    def short(*arguments):
+        calls.append(where)
+        if len(calls) == 2:
+            raise next(errors)
+        return original(*arguments)
+
+    output = tmp_path / "labels"
+    for _ in OUT_OF_MEMORY:
+        calls.clear()
+        monkeypatch.setattr(module, where, short)
+        lines, printed = run(2, input=tmp_path / "scans", output=output, **flags)
+        expected = "32" if flags else r"[\d.]+"
+        assert re.fullmatch(
+            f"error: .*/b.nrrd: out of memory; try --memory_gib={expected}, for smaller tiles and "
+            "one scan at a time",
+            lines[0],
+        )
+        assert lines[1:] == ["error: 1 of 3 scans failed"]
+        assert printed[-1] == "2 of 3 scans segmented, 1 failed, 0 other files skipped"
 
 
 def test_two_files_of_one_name(tmp_path, run):

@@ -39,6 +39,7 @@ from tl3d_keras.errors import InputError, WorkerLost
 from tl3d_keras.guards import Diverged
 from tl3d_keras.inference import Segmenter
 from tl3d_keras.layers_by_name import match_rates
+from tl3d_keras.lazy_image import ArrayImage
 from tl3d_keras.manifest import CaseEntry, Manifest
 from tl3d_keras.metrics import DiceSums
 from tl3d_keras.run_folder import RunFolder
@@ -266,7 +267,8 @@ def _validate(
     sums = DiceSums(len(manifest.structures))
     for number, entry in enumerate(cases):
         case = stored_case.read(records_dir, manifest, entry)
-        predicted = segmenter.labels(case.image.array.astype(np.float32))
+        image = case.image.array.astype(np.float32)
+        predicted = segmenter.labels(ArrayImage(image, entry.intensity))
         sums.add(case.labels, predicted, case.annotated)
         if number < validation_pictures.MOST_PICTURES:
             picture = validation_pictures.draw(case, predicted, manifest)
