@@ -1,5 +1,6 @@
 """What the segment command refuses or doubts, in one line each, and what it does all the same."""
 
+import dataclasses
 import gzip
 import re
 import signal
@@ -311,9 +312,37 @@ def test_doubts(array, low, message):
             raise InputError(doubt)
 
 
-def test_a_model_of_mr_takes_any_units():
+def mr_info(**provenance):
     info = helpers.info(channels=("T1",), intensity=Intensity("zscore"))
-    assert scan_check.check(Volume(mr(), (2.0, 1.0, 1.0)), info, "a.nrrd") == []
+    return dataclasses.replace(info, provenance=provenance)
+
+
+@pytest.mark.parametrize(
+    ("array", "provenance", "message"),
+    [
+        (mr(), {"lowest_intensities": [0.0]}, None),
+        (ct(), {"lowest_intensities": [0.0]}, "no training scan goes below 0; --any_modality"),
+        # Older and edited models do not say what they were trained on.
+        (ct(), {}, "what looks like CT in Hounsfield units, 2.% of it air$"),
+        (ct(), {"lowest_intensities": [None]}, "what looks like CT"),
+        (ct(), {"lowest_intensities": "low"}, "what looks like CT"),
+        # A channel of CT by another name.
+        (ct(), {"lowest_intensities": [-1024.0]}, None),
+        # Scores in thousandths.
+        (np.where(ct() > 200, 1050, ct()), {"lowest_intensities": [0.0]}, "looks like CT .* goes below 0$"),
+        (np.clip(ct(), 0, 300), {"lowest_intensities": [0.0]}, None),
+        (np.where(ct() < -900, -2000, ct()), {"lowest_intensities": [0.0]}, None),
+    ],
+)
+def test_ct_for_a_model_of_mr(array, provenance, message):
+    try:
+        found = scan_check.check(Volume(array, (2.0, 1.0, 1.0)), mr_info(**provenance), "a.nrrd")
+    except InputError as error:
+        found = [str(error)]
+        assert "--any_modality" in message
+    assert len(found) == (message is not None)
+    for line in found:
+        assert re.search(f"^a.nrrd: expected T1, found .*{message}", line)
 
 
 @pytest.mark.skipif(not (DATA / "ct").is_dir(), reason="no real scans at hand")
@@ -340,6 +369,12 @@ def test_real_scans(pattern, is_ct):
         except InputError as error:
             doubts = [str(error)]
         assert bool(doubts) != is_ct, path
+        first = volume.with_array(volume.array[..., :1])
+        if is_ct:
+            with pytest.raises(InputError, match="expected T1, found what looks like CT"):
+                scan_check.check(first, mr_info(lowest_intensities=[0.0]), path)
+        else:
+            assert not scan_check.check(first, mr_info(lowest_intensities=[0.0]), path)
 
 
 def test_a_kill_leaves_whole_files_alone(tmp_path):

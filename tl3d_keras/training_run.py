@@ -23,6 +23,7 @@ from tl3d_keras import (
     run_parts,
     run_report,
     run_settings,
+    scan_check,
     stored_case,
     training,
     transfer,
@@ -288,6 +289,7 @@ def _provenance(
         volume_ranges.PROVENANCE_KEY: volume_ranges.measure(
             manifest.structures, train_cases, manifest.spacing
         ),
+        scan_check.LOWEST_KEY: scan_check.lowest_intensities(train_cases),
         "settings": asdict(settings),
         "tl3d_keras": __version__,
         "tensorflow": tf.__version__,
