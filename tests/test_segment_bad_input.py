@@ -329,7 +329,7 @@ def mr_info(**provenance):
         # A channel of CT by another name.
         (ct(), {"lowest_intensities": [-1024.0]}, None),
         # Scores in thousandths.
-        (np.where(ct() > 200, 1050, ct()), {"lowest_intensities": [0.0]}, "looks like CT .* goes below 0$"),
+        (np.where(ct() > 200, 1050, ct()), {"lowest_intensities": [0.0]}, "looks .* below 0$"),
         (np.clip(ct(), 0, 300), {"lowest_intensities": [0.0]}, None),
         (np.where(ct() < -900, -2000, ct()), {"lowest_intensities": [0.0]}, None),
     ],
