@@ -74,18 +74,18 @@ def check(
             continue
         if name.upper() == "CT":
             low = info.intensity.low[index] if info.intensity.low else -np.inf
-            expected = "CT in Hounsfield units"
+            wanted = "CT in Hounsfield units"
             problem, certain = _not_hounsfield(channel, extent, low)
         else:
-            expected = name
+            wanted = name
             problem, certain = _hounsfield(channel, lowest[index])
         if problem and certain and not any_modality:
             raise InputError(
-                f"{path}: expected {expected}, found {problem}; --any_modality segments it all the "
+                f"{path}: expected {wanted}, found {problem}; --any_modality segments it all the "
                 "same"
             )
         if problem:
-            doubts.append(f"{path}: expected {expected}, found {problem}")
+            doubts.append(f"{path}: expected {wanted}, found {problem}")
     return doubts
 
 
