@@ -9,6 +9,7 @@ from data_tools import label_reader
 from data_tools.layouts import CaseSource, DataSet
 from data_tools.reading import ReadOptions, read_image
 from tl3d_keras import resampling
+from tl3d_keras.distribution import summaries
 from tl3d_keras.errors import InputError
 from tl3d_keras.volumes import Volume
 
@@ -24,6 +25,8 @@ class ReadCase:
         image: int16 or float32 [Z, Y, X, C] in LPS orientation.
         labels: uint8 [Z, Y, X], or None without a label file.
         annotated: names of the structures annotated in it.
+        intensity: `distribution.summaries` of it; of an oblique scan as it came, for the corners
+            of the grid around it are none of it.
         warnings: what looks as if it was meant otherwise, one line each.
     """
 
@@ -31,6 +34,7 @@ class ReadCase:
     image: Volume
     labels: np.ndarray | None
     annotated: tuple[str, ...]
+    intensity: list[dict[str, float]]
     warnings: tuple[str, ...] = ()
 
 
@@ -67,8 +71,9 @@ def read_case(
         # On the very grid of the image, so that rounding in the header makes no other one.
         volume = image.with_array(volume.array)
         labels = resampling.labels_to_grid(volume, spacing).array[..., 0]
-    image = resampling.to_grid(image, spacing)
-    return ReadCase(source.case_id, image, labels, annotated, warnings)
+    seen = resampling.to_grid(image, spacing)
+    intensity = summaries((seen if resampling.is_aligned(image) else image).array)
+    return ReadCase(source.case_id, seen, labels, annotated, intensity, warnings)
 
 
 def _storable(array: np.ndarray) -> np.ndarray:

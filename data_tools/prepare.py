@@ -136,7 +136,7 @@ def _statistics(case: ReadCase, names: Sequence[str], channels: Sequence[str]) -
     }
     return {
         "coverage": coverage,
-        "intensity": [_summary(array[..., c]) for c in range(array.shape[-1])],
+        "intensity": case.intensity,
         "body": _describe(array, _body(array[..., 0], is_ct(channels))),
         "foreground": _describe(array, (labels != 0) & (labels != IGNORE)),
         "structures": structures,
@@ -156,15 +156,3 @@ def _body(channel: np.ndarray, ct: bool) -> np.ndarray:
     otsu = sitk.OtsuThresholdImageFilter()
     otsu.Execute(sitk.GetImageFromArray(channel))
     return channel > otsu.GetThreshold()
-
-
-def _summary(channel: np.ndarray) -> dict[str, float]:
-    mean = float(channel.mean(dtype=np.float64))
-    # Slice by slice, for the differences of a whole scan would take four times its memory.
-    squares = sum(float(np.square(plane.astype(np.float64) - mean).sum()) for plane in channel)
-    return {
-        "mean": mean,
-        "std": (squares / channel.size) ** 0.5,
-        "minimum": float(channel.min()),
-        "maximum": float(channel.max()),
-    }

@@ -54,8 +54,8 @@ _CHANNEL = flags.DEFINE_integer(
 _SPACING = flags.DEFINE_list(
     "spacing",
     None,
-    "Resample to this (z,y,x) in mm before sending; the model's own makes the traffic least, and "
-    "saves oblique scans a second interpolation. Default: the scan's.",
+    "Resample to this (z,y,x) in mm before sending; the model's own makes the traffic least. "
+    "Default: the scan's.",
     flag_values=FLAGS,
 )
 _TIMEOUT = flags.DEFINE_float(
@@ -87,12 +87,13 @@ def main() -> None:
         _SERVER.value, _MODEL.value, _VERSION.value, _LABEL.value, _TIMEOUT.value, _ATTEMPTS.value
     )
     connection = connections.connect(target, _PROTOCOL.value)
-    expected = client.channels(connection, target, _tell)
+    expected, oblique = client.served(connection, target, _tell)
     volume = volume_io.read_channels(_INPUT.value, expected, _SERIES.value, _CHANNEL.value)
     found = volume.array.shape[-1]
     if found != expected:
         raise InputError(f"{_INPUT.value[0]}: expected {expected} channels, found {found}")
-    volume_io.write(output, client.segment(volume, connection, target, spacing, _tell))
+    labels = client.segment(volume, connection, target, spacing, _tell, oblique)
+    volume_io.write(output, labels)
     print(f"{_INPUT.value[0]} -> {output}")
 
 

@@ -9,7 +9,9 @@ out; the command then ends with 2. --report=PAGE.html shows all that was found.
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -76,7 +78,8 @@ _OVERLAP = flags.DEFINE_float(
 _MIRROR_AXES = flags.DEFINE_list(
     "mirror_axes",
     [],
-    "Average over mirrors along these of z,y,x; each doubles the time.",
+    "Average over mirrors along these of z,y,x; each doubles the time. For models that saw them in "
+    "training (--flip_axes).",
     flag_values=FLAGS,
 )
 _REPORT = flags.DEFINE_string(
@@ -114,13 +117,15 @@ def main() -> None:
 
     model = artifact.load(_MODEL.value, dtype=devices.choose_precision(_PRECISION.value))
     memory = _MEMORY_GIB.value * 2**30 if _MEMORY_GIB.value else None
+    mirrors = sorted({"zyx".index(axis) for axis in _MIRROR_AXES.value})
+    _warn_of_mirrors(mirrors, model.info.provenance)
     segmenter = inference.Segmenter(
         model.network,
         model.info.intensity,
         memory,
         model.info.patch_size,
         _OVERLAP.value,
-        sorted({"zyx".index(axis) for axis in _MIRROR_AXES.value}),
+        mirrors,
         _SKIP_AIR.value,
     )
     channels = len(model.info.channels)
@@ -150,8 +155,7 @@ def main() -> None:
         return Segmented(volume, inference.segment(volume, segmenter, model.info.spacing), doubts)
 
     failed = 0
-    # Several scans at a time would take more than one may.
-    for job, found in segment_all(jobs, read, segment, overlapped=memory is None):
+    for job, found in segment_all(jobs, read, segment, _MEMORY_GIB.value):
         try:
             if isinstance(found, InputError):
                 raise found
@@ -174,6 +178,19 @@ def main() -> None:
     if failed:
         print(f"error: {failed} of {len(jobs)} scans failed", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def _warn_of_mirrors(axes: Sequence[int], provenance: Mapping[str, Any]) -> None:
+    """Says so where a model is known not to have seen such mirrors."""
+    settings = provenance.get("settings")
+    flipped = settings.get("flip_axes") if isinstance(settings, dict) else None
+    unseen = [axis for axis in axes if isinstance(flipped, list) and axis not in flipped]
+    if unseen:
+        print(
+            f"warning: --mirror_axes: the model was trained without --flip_axes="
+            f"{','.join('zyx'[axis] for axis in unseen)}, so mirrors may well make it worse",
+            file=sys.stderr,
+        )
 
 
 def cli() -> None:

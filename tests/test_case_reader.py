@@ -82,6 +82,24 @@ def test_table(tmp_path, rng):
     assert (case.labels[:4] != IGNORE).all()
 
 
+def test_the_intensities_of_an_oblique_scan_are_without_corners(tmp_path):
+    """In the records too, for training takes its z-score from there."""
+    array = np.random.default_rng(0).integers(200, 300, SHAPE).astype(np.int16)[..., None]
+    turned = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
+    means = {}
+    for name, direction in (("aslant", turned), ("along", tuple(np.eye(3).ravel()))):
+        volume_io.write(
+            tmp_path / f"{name}.nrrd", Volume(array, (1.0, 1.0, 1.0), direction=direction)
+        )
+        (tmp_path / "cases.csv").write_text(f"case_id,image,label\na,{name}.nrrd,\n")
+        data_set = layouts.read_layout(tmp_path, ["lesion"], ["MR"])
+        case = case_reader.read_case(data_set.cases[0], data_set, (1.0, 1.0, 1.0))
+        means[name] = case.image.array.mean()
+        assert case.intensity[0]["mean"] == pytest.approx(array.mean())
+        assert case.intensity[0]["std"] == pytest.approx(array.std())
+    assert means["aslant"] < means["along"] - 5
+
+
 def test_overlap_names_its_flag(total, tmp_path, command):
     write(total / "s1/segmentations/heart.nii.gz", np.ones(SHAPE, np.uint8))
     with pytest.raises(InputError, match="liver.nii.gz: .* 64 voxels of .*heart.nii.gz too"):

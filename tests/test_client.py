@@ -50,7 +50,9 @@ def rotated(degrees):
 GRIDS = {
     "as the model": ((2.0, 1.0, 1.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)),
     "flipped and permuted": ((1.5, 0.8, 1.2), (0.0, 0.0, -1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0)),
-    "oblique": ((2.0, 1.0, 1.0), rotated(20)),
+    "oblique": ((1.5, 0.8, 1.2), rotated(20)),
+    # Gantry tilt.
+    "sheared": ((2.0, 1.0, 1.0), (1.0, 0.0, 0.0, 0.0, 1.0, -0.5, 0.0, 0.0, 0.75**0.5)),
 }
 
 
@@ -75,13 +77,25 @@ def test_it_equals_the_segment_command(
         model="liver",
         input=scan,
         output=tmp_path / "b.nii.gz",
-        # One interpolation, as there; by default an oblique scan is resampled to its own spacing.
-        **({"spacing": "2,1,1"} if grid == "oblique" else {}),
     )
     expected, found = (volume_io.read_labels(tmp_path / f"{name}.nii.gz") for name in "ab")
     volumes.check_same_grid(volume_io.read(scan), found, scan, "b")
     assert len(np.unique(expected.array)) > 1
     assert np.mean(expected.array == found.array) >= 0.999
+
+
+def test_a_spacing_resamples_an_oblique_scan_along_its_own_axes(rng):
+    sent = []
+
+    class Recording(Failing):
+        def labels(self, image, spacing, direction=None):
+            sent.append((image.shape, spacing, direction))
+            return super().labels(image, spacing)
+
+    volume = Volume(rng.normal(size=(4, 6, 8, 1)), (2.0, 1.0, 1.0), direction=rotated(20))
+    found = client.segment(volume, Recording(), target_of("host:1"), (4.0, 2.0, 2.0), oblique=True)
+    assert sent == [((2, 3, 4, 1), (4.0, 2.0, 2.0), rotated(20))]
+    assert found.shape == volume.shape and found.direction == volume.direction
 
 
 def target_of(address, **values):
@@ -95,11 +109,13 @@ def test_an_answer_above_grpcs_default_of_4_mib(addresses):
     assert labels.array.shape == volume.array.shape and labels.array.min() == 1
 
 
-def test_an_oblique_scan_keeps_its_grid_by_default(addresses, rng):
+def test_an_oblique_scan_for_a_model_that_takes_none(addresses, rng):
     array = np.pad(np.ones((4, 6, 6, 1), np.float32), [(1, 1), (3, 3), (3, 3), (0, 0)])
     volume = Volume(array, (2.0, 1.0, 1.0), direction=rotated(20))
     target = target_of(addresses["grpc"])
-    labels = client.segment(volume, connections.connect(target, "grpc"), target)
+    connection = connections.connect(target, "grpc")
+    assert client.served(connection, target, print) == (1, False)
+    labels = client.segment(volume, connection, target)
     assert labels.direction == volume.direction
     assert np.mean((labels.array > 0) == (array > 0)) > 0.8
 
@@ -111,10 +127,10 @@ class Failing:
         self.codes = list(codes)
         self.asked = 0
 
-    def channels(self):
-        return 1
+    def served(self):
+        return connections.Served(1, False)
 
-    def labels(self, image, spacing):
+    def labels(self, image, spacing, direction=None):
         self.asked += 1
         if self.codes:
             raise StatusError(self.codes.pop(0), "the\nreason")
@@ -208,7 +224,7 @@ def test_what_stays_is_not_tried_again(waits, code):
 def test_nobody_listens(protocol, waits):
     target = target_of("127.0.0.1:9", attempts=2)
     with pytest.raises(ServerError, match="cannot reach the server.*UNAVAILABLE"):
-        client.channels(connections.connect(target, protocol), target, lambda line: None)
+        client.served(connections.connect(target, protocol), target, lambda line: None)
     assert len(waits) == 1
 
 
@@ -218,7 +234,7 @@ def test_nobody_listens(protocol, waits):
 def test_the_port_of_the_other_api(addresses, protocol, other):
     target = target_of(addresses[other], timeout=2.0)
     with pytest.raises((InputError, ServerError)) as caught:
-        client.channels(connections.connect(target, protocol), target, lambda line: None)
+        client.served(connections.connect(target, protocol), target, lambda line: None)
     assert "\n" not in str(caught.value)
 
 
@@ -260,12 +276,12 @@ def other_server():
 def test_answers_of_another_server(other_server, model, message):
     target = target_of(other_server, model=model, timeout=0.2)
     with pytest.raises((InputError, ServerError), match=message):
-        client.channels(connections.connect(target, "rest"), target, lambda line: None)
+        client.served(connections.connect(target, "rest"), target, lambda line: None)
 
 
 def test_labels_of_another_shape_are_refused():
     class Wrong(Failing):
-        def labels(self, image, spacing):
+        def labels(self, image, spacing, direction=None):
             return np.zeros((1, 1, 1), np.uint8)
 
     with pytest.raises(ServerError, match=r"expected labels of \(2, 3, 4\), found \(1, 1, 1\)"):
@@ -283,7 +299,7 @@ def test_the_grid_that_is_sent(rng):
     sent = []
 
     class Recording(Failing):
-        def labels(self, image, spacing):
+        def labels(self, image, spacing, direction=None):
             sent.append((image, spacing))
             return super().labels(image, spacing)
 

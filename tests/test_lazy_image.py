@@ -10,6 +10,7 @@ from tl3d_keras.survey import survey
 from tl3d_keras.volumes import Volume
 
 OBLIQUE = (0.96, -0.28, 0.0, 0.28, 0.96, 0.0, 0.0, 0.0, 1.0)
+ZSCORE = Intensity("zscore")
 FLIPPED = (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 
 
@@ -36,12 +37,24 @@ def test_a_survey_sees_all_slabs(monkeypatch, rng):
     array[3, 4, 5] = -300, -90
     image = ArrayImage(array)
     assert len(list(lazy_image.slabs(image))) == 7
-    for intensity in (Intensity("window", (-200.0, -200.0), (0.0, 0.0)), Intensity("zscore")):
+    for intensity in (Intensity("window", (-200.0, -200.0), (0.0, 0.0)), ZSCORE):
         seen = survey(image, intensity)
         scale, shift = intensity.coefficients(array)
         np.testing.assert_array_equal(seen.floor, [-300, -90])
         np.testing.assert_allclose(seen.scale, np.ravel(scale), rtol=1e-5)
         np.testing.assert_allclose(seen.shift, np.ravel(shift), rtol=1e-5)
+
+
+def test_the_corners_around_an_oblique_scan_are_no_part_of_it(rng):
+    """Its z-score is that of its own voxels, and beyond lies its lowest value."""
+    array = rng.normal(300, 20, (9, 14, 17, 2)).astype(np.float32)
+    seen = survey(
+        GridImage(Volume(array, (2.0, 1.0, 1.3), direction=OBLIQUE), (2.0, 1.0, 1.3)), ZSCORE
+    )
+    scale, shift = ZSCORE.coefficients(array)
+    np.testing.assert_array_equal(seen.floor, array.min(axis=(0, 1, 2)))
+    np.testing.assert_allclose(seen.scale, np.ravel(scale), rtol=1e-5)
+    np.testing.assert_allclose(seen.shift, np.ravel(shift), rtol=1e-5)
 
 
 def test_a_survey_stops_below_the_window(monkeypatch):

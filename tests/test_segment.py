@@ -1,5 +1,7 @@
 """The segment command: what it reads of folders and files, and the grid that it answers on."""
 
+import dataclasses
+
 import helpers
 import numpy as np
 import pytest
@@ -147,5 +149,24 @@ def test_mirrors_air_and_overlap_by_flag(tmp_path, model, command, rng, capsys):
     np.testing.assert_array_equal(labels[0], labels[1])
     for changed in labels[2:]:
         assert 0 < (changed != labels[0]).mean() < 0.5
+    assert "warning" not in capsys.readouterr().err
     with pytest.raises(InputError, match="--mirror_axes: expected axes of z,y,x, found 'w'"):
         command(segment, **given, mirror_axes="z,w")
+
+
+def test_mirrors_that_the_model_has_not_seen(tmp_path, command, capsys):
+    scan = tmp_path / "a.nrrd"
+    volume_io.write(scan, Volume(np.ones((8, 8, 8, 1), np.float32), (2.0, 1.0, 1.0)))
+    for number, (flipped, unseen) in enumerate([([0], "y"), ([0, 1], ""), ("z", "")], start=1):
+        info = helpers.info(channels=("T1",))
+        info = dataclasses.replace(info, provenance={"settings": {"flip_axes": flipped}})
+        artifact.save(helpers.network(), info, tmp_path / "model")
+        command(
+            segment,
+            model=tmp_path / "model" / str(number),
+            input=scan,
+            output=tmp_path / "b.nrrd",
+            mirror_axes="z,y",
+        )
+        warned = f"trained without --flip_axes={unseen}, so" in capsys.readouterr().err
+        assert warned == bool(unseen)

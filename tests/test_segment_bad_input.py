@@ -1,6 +1,8 @@
 """What the segment command refuses or doubts, in one line each, and what it does all the same."""
 
+import dataclasses
 import gzip
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +13,10 @@ import helpers
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tensorflow as tf
 
 from experiments import segment
-from tl3d_keras import artifact, scan_check, volume_io
+from tl3d_keras import artifact, inference, scan_check, volume_io
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.volumes import Volume
@@ -206,6 +209,42 @@ def test_a_folder_of_all_sorts(tmp_path, run):
         assert sorted(p.name for p in output.iterdir()) == ["b.nii.gz", "d.nii.gz"]
 
 
+OUT_OF_MEMORY = [
+    MemoryError("Unable to allocate 9 GiB"),
+    RuntimeError("itk::ERROR: Failed to allocate memory for image."),
+    tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+]
+
+
+@pytest.mark.parametrize("where", ["read_channels", "segment", "write"])
+@pytest.mark.parametrize("flags", [{}, {"memory_gib": 64}], ids=["default", "limit"])
+def test_out_of_memory_fails_that_scan_alone(tmp_path, run, monkeypatch, where, flags):
+    for name in "abc":
+        written(ct())(tmp_path / "scans" / f"{name}.nrrd")
+    module = inference if where == "segment" else volume_io
+    original, calls, errors = getattr(module, where), [], iter(OUT_OF_MEMORY)
+
+    def short(*arguments):
+        calls.append(where)
+        if len(calls) == 2:
+            raise next(errors)
+        return original(*arguments)
+
+    output = tmp_path / "labels"
+    for _ in OUT_OF_MEMORY:
+        calls.clear()
+        monkeypatch.setattr(module, where, short)
+        lines, printed = run(2, input=tmp_path / "scans", output=output, **flags)
+        expected = "32" if flags else r"[\d.]+"
+        assert re.fullmatch(
+            f"error: .*/b.nrrd: out of memory; try --memory_gib={expected}, for smaller tiles and "
+            "one scan at a time",
+            lines[0],
+        )
+        assert lines[1:] == ["error: 1 of 3 scans failed"]
+        assert printed[-1] == "2 of 3 scans segmented, 1 failed, 0 other files skipped"
+
+
 def test_two_files_of_one_name(tmp_path, run):
     for name in ("a.nii.gz", "a.nrrd"):
         written(ct())(tmp_path / "scans" / name)
@@ -273,9 +312,37 @@ def test_doubts(array, low, message):
             raise InputError(doubt)
 
 
-def test_a_model_of_mr_takes_any_units():
+def mr_info(**provenance):
     info = helpers.info(channels=("T1",), intensity=Intensity("zscore"))
-    assert scan_check.check(Volume(mr(), (2.0, 1.0, 1.0)), info, "a.nrrd") == []
+    return dataclasses.replace(info, provenance=provenance)
+
+
+@pytest.mark.parametrize(
+    ("array", "provenance", "message"),
+    [
+        (mr(), {"lowest_intensities": [0.0]}, None),
+        (ct(), {"lowest_intensities": [0.0]}, "no training scan goes below 0; --any_modality"),
+        # Older and edited models do not say what they were trained on.
+        (ct(), {}, "what looks like CT in Hounsfield units, 2.% of it air$"),
+        (ct(), {"lowest_intensities": [None]}, "what looks like CT"),
+        (ct(), {"lowest_intensities": "low"}, "what looks like CT"),
+        # A channel of CT by another name.
+        (ct(), {"lowest_intensities": [-1024.0]}, None),
+        # Scores in thousandths.
+        (np.where(ct() > 200, 1050, ct()), {"lowest_intensities": [0.0]}, "looks .* below 0$"),
+        (np.clip(ct(), 0, 300), {"lowest_intensities": [0.0]}, None),
+        (np.where(ct() < -900, -2000, ct()), {"lowest_intensities": [0.0]}, None),
+    ],
+)
+def test_ct_for_a_model_of_mr(array, provenance, message):
+    try:
+        found = scan_check.check(Volume(array, (2.0, 1.0, 1.0)), mr_info(**provenance), "a.nrrd")
+    except InputError as error:
+        found = [str(error)]
+        assert "--any_modality" in message
+    assert len(found) == (message is not None)
+    for line in found:
+        assert re.search(f"^a.nrrd: expected T1, found .*{message}", line)
 
 
 @pytest.mark.skipif(not (DATA / "ct").is_dir(), reason="no real scans at hand")
@@ -302,6 +369,12 @@ def test_real_scans(pattern, is_ct):
         except InputError as error:
             doubts = [str(error)]
         assert bool(doubts) != is_ct, path
+        first = volume.with_array(volume.array[..., :1])
+        if is_ct:
+            with pytest.raises(InputError, match="expected T1, found what looks like CT"):
+                scan_check.check(first, mr_info(lowest_intensities=[0.0]), path)
+        else:
+            assert not scan_check.check(first, mr_info(lowest_intensities=[0.0]), path)
 
 
 def test_a_kill_leaves_whole_files_alone(tmp_path):
@@ -330,3 +403,6 @@ def test_a_kill_leaves_whole_files_alone(tmp_path):
         assert files
         for path in files:
             assert volume_io.read_labels(path).shape == (60, 60, 60)
+    # The next to write there removes what the killed ones left.
+    volume_io.write(tmp_path / "0.nii.gz", Volume(np.zeros((2, 2, 2, 1), np.uint8), (1, 1, 1)))
+    assert not list(tmp_path.glob(".*"))

@@ -135,6 +135,20 @@ def report(labels: np.ndarray, **ranges: VolumeRange) -> SegmentationReport:
     return page
 
 
+def test_the_overview_has_columns_for_what_there_is(tmp_path):
+    """A model from before there were ranges has no marks, which is no zero marks."""
+    for ranges, note in (({}, ""), ({"liver": VolumeRange(0.5, 0.8, 9)}, "too dark")):
+        page = report(blocks(), **ranges)
+        if note:
+            page.add_note("scan", note)
+        page.write(tmp_path / "page.html")
+        text = (tmp_path / "page.html").read_text()
+        assert "<th>Dice</th>" not in text
+        for title in ("marked", "problem"):
+            assert (f"<th>{title}</th>" in text) == bool(ranges)
+        assert ("no range known: the model has none from training" in text) != bool(ranges)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "cell"),
     [

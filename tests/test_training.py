@@ -133,6 +133,7 @@ def test_run_folder_holds_what_is_promised(records, tmp_path, capsys):
     assert 0 < info.provenance["annotated_fraction"] < 0.5
     # No case shows a structure whole.
     assert info.provenance["structure_volumes_ml"] == {}
+    assert -150 < info.provenance["lowest_intensities"][0] < -40
     assert str(Path(sys.argv[0]).parent) not in info.provenance["command"]
     assert (
         training_run.run(settings(records, num_validation=1), tmp_path / "run", said.append)

@@ -34,9 +34,11 @@ def test_the_file_is_what_tf_serving_reads(version):
         prediction_log_pb2.PredictionLog.FromString(record)
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
     ]
-    assert [log.WhichOneof("log_type") for log in logs] == ["predict_log"] * 2
-    segment, default = (log.predict_log.request for log in logs)
+    assert [log.WhichOneof("log_type") for log in logs] == ["predict_log"] * 3
+    segment, oblique, default = (log.predict_log.request for log in logs)
     assert (segment.model_spec.name, segment.model_spec.signature_name) == ("liver", "segment")
+    assert oblique.model_spec.signature_name == "segment_oblique"
+    assert tf.make_ndarray(oblique.inputs["direction"]).shape == (9,)
     assert default.model_spec.signature_name == "serving_default"
     assert tf.make_ndarray(segment.inputs["image"]).shape == (16, 16, 16, 2)
     assert tf.make_ndarray(default.inputs["image"]).shape == (1, 16, 16, 16, 2)
@@ -54,7 +56,7 @@ def test_a_version_runs_them_when_it_is_loaded(version, monkeypatch):
 
     monkeypatch.setattr(LoadedVersion, "predict", spy)
     LoadedVersion(version, 2**20).close()
-    assert ran == ["segment", "serving_default"]
+    assert ran == ["segment", "segment_oblique", "serving_default"]
 
 
 def test_a_damaged_file_is_told(version, tmp_path):

@@ -1,11 +1,12 @@
 """A folder is there in whole or not at all, whatever stops the work."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tl3d_keras.errors import InputError
-from tl3d_keras.whole_folder import check_free, whole_folder
+from tl3d_keras.whole_folder import check_free, passing_folder, whole_folder
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -97,3 +98,32 @@ def test_place_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match="/out: cannot write there: "):
         with whole_folder(tmp_path / "file" / "out"):
             pytest.fail("the block ran")
+
+
+def test_a_passing_folder_ends_with_its_block(tmp_path):
+    with pytest.raises(RuntimeError), passing_folder(tmp_path) as folder:
+        (folder / "a").write_text("half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    abandoned = tmp_path / ".writing-abandoned"
+    abandoned.mkdir()
+    (abandoned / "volume.nii.gz").touch()
+    with passing_folder(tmp_path) as first, passing_folder(tmp_path) as second:
+        assert sorted(tmp_path.iterdir()) == sorted([first, second])
+
+
+def test_a_passing_folder_that_is_lost_before_it_is_locked(tmp_path, monkeypatch):
+    made, mkdtemp = [], tempfile.mkdtemp
+
+    def lost_once(**arguments):
+        made.append(Path(mkdtemp(**arguments)))
+        if len(made) == 1:
+            made[0].rmdir()
+        return str(made[-1])
+
+    monkeypatch.setattr(tempfile, "mkdtemp", lost_once)
+    with passing_folder(tmp_path) as folder:
+        assert len(made) == 2 and folder == made[1]

@@ -31,6 +31,23 @@ class Distribution:
         return float(np.interp(percent, KNOTS, self.percentiles))
 
 
+def summaries(image: np.ndarray) -> list[dict[str, float]]:
+    """Mean, std, minimum and maximum of each channel of an image [Z, Y, X, C]."""
+    return [_summary(image[..., c]) for c in range(image.shape[-1])]
+
+
+def _summary(channel: np.ndarray) -> dict[str, float]:
+    mean = float(channel.mean(dtype=np.float64))
+    # Slice by slice, for the differences of a whole scan would take four times its memory.
+    squares = sum(float(np.square(plane.astype(np.float64) - mean).sum()) for plane in channel)
+    return {
+        "mean": mean,
+        "std": (squares / channel.size) ** 0.5,
+        "minimum": float(channel.min()),
+        "maximum": float(channel.max()),
+    }
+
+
 def describe(values: np.ndarray) -> Distribution:
     """The distribution of an array that is not empty, from a million of its values at most."""
     sample = values.ravel()[:: -(-values.size // _SAMPLES)].astype(np.float64)

@@ -81,20 +81,26 @@ def plan_patches(size: tf.Tensor, geometry: Geometry, patch: int) -> Spans:
 
 
 def labels(
-    image: tf.Tensor, axes: Sequence[Spans], intensity: Intensity, logits: Logits
+    image: tf.Tensor,
+    axes: Sequence[Spans],
+    scale: tf.Tensor,
+    shift: tf.Tensor,
+    intensity: Intensity,
+    logits: Logits,
 ) -> tf.Tensor:
     """Segments an image at a model's spacing, tile by tile.
 
     Args:
         image: raw, [Z, Y, X, C].
         axes: the tiles along each axis.
+        scale: see `Intensity.coefficients`.
+        shift: likewise.
         intensity: the normalisation.
         logits: gives those of a normalised image [1, Z, Y, X, C].
 
     Returns:
         uint8 [Z, Y, X].
     """
-    scale, shift = intensity.coefficients(image)
     # Beyond the volume lies its lowest value, as in training.
     floor = tf.reduce_min(image, [0, 1, 2])
 

@@ -55,7 +55,10 @@ class Intensity:
         mean, variance = tf.nn.moments(image, axes=[-4, -3, -2], keepdims=True)
         # A constant channel becomes 0, not NaN, nor the rounding of its mean over itself.
         varies = tf.reduce_max(image, [-4, -3, -2], True) > tf.reduce_min(image, [-4, -3, -2], True)
-        scale = tf.where(varies, tf.math.divide_no_nan(1.0, tf.sqrt(variance)), 0.0)
+        varies &= variance > 0
+        # TFLite cannot run divide_no_nan in five dimensions.
+        deviation = tf.sqrt(tf.maximum(variance, np.finfo(np.float32).tiny))
+        scale = tf.cast(varies, tf.float32) / deviation
         return scale, -mean * scale
 
     def coefficients_of(

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from tl3d_keras import resampling
+from tl3d_keras.distribution import summaries
 from tl3d_keras.tiling import Tile
 from tl3d_keras.volumes import Volume
 
@@ -27,18 +28,30 @@ class LazyImage(Protocol):
     channels: int
     nbytes: int
 
+    def statistics(self) -> list[dict[str, float]] | None:
+        """`distribution.summaries` of the scan, where those of the image would be others."""
+
     def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         """The box start..stop (z, y, x), which lies within the image, [z, y, x, C]."""
 
 
 class ArrayImage:
-    """An array [Z, Y, X, C] as it is."""
+    """An array [Z, Y, X, C] as it is.
 
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
+    Args:
+        array: the array.
+        statistics: see `LazyImage`.
+    """
+
+    def __init__(self, array: np.ndarray, statistics: list[dict[str, float]] | None = None) -> None:
+        self._array, self._statistics = array, statistics
         z, y, x, self.channels = array.shape
         self.shape = (z, y, x)
         self.nbytes = array.nbytes
+
+    def statistics(self) -> list[dict[str, float]] | None:
+        """See `LazyImage`."""
+        return self._statistics
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         """See `LazyImage`; a view."""
@@ -54,7 +67,7 @@ class GridImage:
     """
 
     def __init__(self, volume: Volume, spacing: Sequence[float]) -> None:
-        upright = resampling.is_aligned(volume)
+        upright = self._upright = resampling.is_aligned(volume)
         self._volume = resampling.canonical(volume) if upright else volume
         self.grid = resampling.grid_of(volume, spacing)
         self._as_it_is = upright and np.allclose(self._volume.spacing, spacing)
@@ -66,6 +79,10 @@ class GridImage:
         self._floor = [0] * self.channels if upright else volume.array.min(axis=(0, 1, 2)).tolist()
         affine = _affine(self._volume)
         self._from_grid = np.linalg.solve(affine, _affine(self.grid))[:3]
+
+    def statistics(self) -> list[dict[str, float]] | None:
+        """See `LazyImage`; the grid around an oblique volume has empty corners."""
+        return None if self._upright else summaries(self._volume.array)
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         """See `LazyImage`."""

@@ -27,3 +27,12 @@ def resident_memory() -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether it says that NumPy, ITK or TensorFlow got no memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "ResourceExhaustedError"
+        or "Failed to allocate memory" in str(error)
+    )

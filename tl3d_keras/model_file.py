@@ -18,7 +18,7 @@ FORMATS = tuple(_MODULES)
 _TOLERANCE = 1e-4
 
 
-def write(model: Artifact, folder: str | os.PathLike, name: str) -> tuple[Path, float | None]:
+def write(model: Artifact, folder: str | os.PathLike, name: str) -> tuple[Path, float]:
     """Converts a model, runs it against the Keras network, and writes it when that agrees.
 
     Args:
@@ -27,8 +27,7 @@ def write(model: Artifact, folder: str | os.PathLike, name: str) -> tuple[Path, 
         name: one of FORMATS.
 
     Returns:
-        The version's folder, and the largest difference of a probability; None where the runtime
-        that is installed cannot run the file.
+        The version's folder, and the largest difference of a probability.
 
     Raises:
         InputError: the format's packages are not installed or cannot convert the network, the
@@ -39,12 +38,10 @@ def write(model: Artifact, folder: str | os.PathLike, name: str) -> tuple[Path, 
     size = model.network.geometry.input_size(1)
     shape = (1, size, size + model.network.geometry.stride, size, len(model.info.channels))
     image = np.random.default_rng(0).normal(scale=200, size=shape).astype(np.float32)
-    found, largest = module.run(content, image), None
-    if found is not None:
-        expected = model.network(model.info.intensity.normalise(image), training=False)
-        largest = float(np.abs(found - expected.numpy()).max())
-        if not largest <= _TOLERANCE:
-            raise InputError(f"the {name} model differs from the network by {largest:.1e}")
+    expected = model.network(model.info.intensity.normalise(image), training=False)
+    largest = float(np.abs(module.run(content, image) - expected.numpy()).max())
+    if not largest <= _TOLERANCE:
+        raise InputError(f"the {name} model differs from the network by {largest:.1e}")
     target = artifact.next_version(folder)
     described = model_info.to_json(model.info, model.network.get_config())
     with whole_folder(target) as building:

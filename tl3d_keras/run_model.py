@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tl3d_keras import __version__, artifact, run_parts, run_report, volume_ranges
+from tl3d_keras import __version__, artifact, run_parts, run_report, scan_check, volume_ranges
 from tl3d_keras.artifact import ModelInfo
 from tl3d_keras.input_pipeline import PatchSettings
 from tl3d_keras.manifest import CaseEntry, Manifest
@@ -66,6 +66,7 @@ def _provenance(
         volume_ranges.PROVENANCE_KEY: volume_ranges.measure(
             manifest.structures, train_cases, manifest.spacing
         ),
+        scan_check.LOWEST_KEY: scan_check.lowest_intensities(train_cases),
         "settings": asdict(settings),
         "tl3d_keras": __version__,
         "tensorflow": tf.__version__,

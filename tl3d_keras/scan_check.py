@@ -1,11 +1,13 @@
 """Whether a scan can be what a model was made for: its channels, its spacing, its modality."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
 from tl3d_keras.artifact import ModelInfo
 from tl3d_keras.errors import InputError
+from tl3d_keras.manifest import CaseEntry
 from tl3d_keras.volumes import MAX_SPACING, MIN_SPACING, Volume
 
 # Fat lies at -120 to -90 HU, lung and air below it; muscle, blood and organs above.
@@ -18,6 +20,16 @@ _LEAST_BELOW_FAT, _MOST_TOO_DARK = 0.001, 0.05
 _LEAST_SPAN = 20.0
 # Where all is soft tissue, a crop this thin can be of CT: a liver has no fat in it.
 _CROP_MM, _LEAST_SOFT = 40.0, 0.8
+
+LOWEST_KEY = "lowest_intensities"
+# Hounsfield units tell themselves by air and water: in the CT scans at least 6 % and 31 % of the
+# voxels lie in these ranges, in the MRI scans at most 0.9 % in the first.
+_AIR, _WATER, _LEAST_OF_EACH = (-1100.0, -850.0), (-150.0, 150.0), 0.05
+_MOST_BELOW_AIR = 0.001
+# A model whose training scans went lower may know them.
+_NEVER_BELOW = -200.0
+# Scores in thousandths may lie where air does, but their mean is 0, in standard deviations.
+_MEAN_OF_SCORES = 0.1
 
 
 def check(
@@ -36,7 +48,8 @@ def check(
 
     Raises:
         InputError: another number of channels, a spacing outside `MIN_SPACING` to `MAX_SPACING` mm,
-            or values that cannot be Hounsfield units where the model's channel is CT.
+            values that cannot be Hounsfield units where the model's channel is CT, or values that
+            are where it is another and was trained on scans without any below -200.
     """
     found, expected = volume.array.shape[-1], len(info.channels)
     if found != expected:
@@ -53,21 +66,41 @@ def check(
     if min(volume.shape) == 1:
         doubts.append(f"{path}: expected a volume, found a single slice: {volume.shape} (z, y, x)")
     extent = min(np.multiply(volume.shape, volume.spacing))
+    lowest = _lowest(info)
     for index, name in enumerate(info.channels):
         channel = volume.array[..., index]
         if channel.min() == channel.max():
             doubts.append(f"{path}: expected a scan, found {channel.min():g} everywhere in {name}")
-        elif name.upper() == "CT":
+            continue
+        if name.upper() == "CT":
             low = info.intensity.low[index] if info.intensity.low else -np.inf
+            wanted = "CT in Hounsfield units"
             problem, certain = _not_hounsfield(channel, extent, low)
-            if problem and certain and not any_modality:
-                raise InputError(
-                    f"{path}: expected CT in Hounsfield units, found {problem}; --any_modality "
-                    "segments it all the same"
-                )
-            if problem:
-                doubts.append(f"{path}: expected CT in Hounsfield units, found {problem}")
+        else:
+            wanted = name
+            problem, certain = _hounsfield(channel, lowest[index])
+        if problem and certain and not any_modality:
+            raise InputError(
+                f"{path}: expected {wanted}, found {problem}; --any_modality segments it all the "
+                "same"
+            )
+        if problem:
+            doubts.append(f"{path}: expected {wanted}, found {problem}")
     return doubts
+
+
+def lowest_intensities(cases: Sequence[CaseEntry]) -> list[float]:
+    """The lowest value of each channel over a training set, for a model's provenance."""
+    channels = zip(*(case.intensity for case in cases), strict=True)
+    return [min(c["minimum"] for c in channel) for channel in channels]
+
+
+def _lowest(info: ModelInfo) -> list[float | None]:
+    """`lowest_intensities` of a model's training; None where it does not say."""
+    known = info.provenance.get(LOWEST_KEY)
+    if isinstance(known, list) and len(known) == len(info.channels):
+        return [v if isinstance(v, int | float) else None for v in known]
+    return [None] * len(info.channels)
 
 
 def _not_hounsfield(channel: np.ndarray, extent: float, low: float) -> tuple[str, bool]:
@@ -93,6 +126,26 @@ def _not_hounsfield(channel: np.ndarray, extent: float, low: float) -> tuple[str
     if dark > _MOST_TOO_DARK:
         return f"{span}, {dark:.0%} of them darker than air ({_DARKEST:g})", True
     return "", False
+
+
+def _hounsfield(channel: np.ndarray, lowest: float | None) -> tuple[str, bool]:
+    """As `_not_hounsfield`, of what speaks for Hounsfield units where none are expected.
+
+    Args:
+        channel: [Z, Y, X].
+        lowest: of the training scans.
+    """
+    if lowest is not None and lowest < _NEVER_BELOW:
+        return "", False
+    air, water = (_share((channel >= a) & (channel <= b)) for a, b in (_AIR, _WATER))
+    below = _share((channel < _AIR[0]) & (channel != channel.min()))
+    if min(air, water) < _LEAST_OF_EACH or below > _MOST_BELOW_AIR:
+        return "", False
+    scores = abs(channel.mean(dtype=np.float64)) <= _MEAN_OF_SCORES * channel.std(dtype=np.float64)
+    found = f"what looks like CT in Hounsfield units, {air:.0%} of it air"
+    if lowest is None:
+        return found, False
+    return f"{found}, where no training scan goes below {lowest:g}", not scores
 
 
 def _share(mask: np.ndarray) -> float:

@@ -15,8 +15,8 @@ section > p { max-width: 68rem; }
 .mark { color: #b3261e; font-weight: 700; }
 .wide { max-height: 40rem; overflow-y: auto; }
 .scans thead tr:first-child th { font-size: .85rem; color: var(--soft); text-align: right; }
-.scans thead tr th:first-child, .scans thead tr th:last-child { text-align: left; }
-.scans td:last-child { text-align: left; }
+.scans thead tr th:first-child, .with_problems thead tr th:last-child { text-align: left; }
+.with_problems td:last-child { text-align: left; color: #b3261e; }
 .viewer { background: #15181e; color: #e8ebf0; border-radius: 10px; padding: .9rem; }
 .planes { display: flex; gap: .7rem; align-items: flex-end; }
 .plane { margin: 0; min-width: 0; }

@@ -3,7 +3,7 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex
 
 from tl3d_keras import html_page, resampling, slice_sheets, slices
 from tl3d_keras.evaluation import Scores
+from tl3d_keras.segmentation_overview import Row, mark_class, overview
 from tl3d_keras.segmentation_page_style import (
     LEAD,
     OVERVIEW_TEXT,
@@ -34,17 +35,6 @@ _MARKS = {
     "high": ("&#9650; ", "above the known range"),
     "missing": ("&#8709; ", "nothing found, in training it was there"),
 }
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A scan in the overview."""
-
-    name: str
-    found: int = 0
-    marked: int = 0
-    dice: float | None = None
-    note: str = ""
 
 
 class SegmentationReport:
@@ -72,7 +62,7 @@ class SegmentationReport:
         self._provenance = provenance
         fair_share = max(_LEAST_SLICES, _MOST_SLICES_A_PLANE // max(scans, 1))
         self._most_slices = min(slice_sheets.MOST_SLICES, fair_share)
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self._sections: list[str] = []
 
     def add(
@@ -110,7 +100,7 @@ class SegmentationReport:
         )
         dice = [s.dice for s in (scores or {}).values() if s.dice is not None]
         self._rows.append(
-            _Row(
+            Row(
                 name,
                 int(np.count_nonzero(volumes)),
                 sum(map(bool, verdicts)),
@@ -128,7 +118,7 @@ class SegmentationReport:
         if self._rows and self._rows[-1].name == name:
             self._rows[-1] = replace(self._rows[-1], note=note)
         else:
-            self._rows.append(_Row(name, note=note))
+            self._rows.append(Row(name, note=note))
 
     def write(self, path: Path) -> None:
         """Writes the page, which appears when whole.
@@ -137,9 +127,12 @@ class SegmentationReport:
             InputError: the place cannot be written.
         """
         count = len(self._rows)
+        known = len(set(self._ranges) & set(self._structures))
         scans = "one scan" if count == 1 else f"{count} scans"
         sections = [
-            html_page.section("Overview", OVERVIEW_TEXT, self._overview()),
+            html_page.section(
+                "Overview", OVERVIEW_TEXT, overview(self._rows, len(self._structures), known)
+            ),
             *self._sections,
             html_page.section("Provenance", PROVENANCE_TEXT, _facts(self._provenance)),
         ]
@@ -149,39 +142,6 @@ class SegmentationReport:
             _TITLE, LEAD.format(scans=scans), "".join(sections), STYLE, script
         )
         write_file(path, page.encode())
-
-    def _overview(self) -> str:
-        failed = sum(bool(row.note) for row in self._rows)
-        dice = [row.dice for row in self._rows if row.dice is not None]
-        known = len(set(self._ranges) & set(self._structures))
-        cards = [
-            (
-                str(len(self._rows)),
-                "scan" if len(self._rows) == 1 else "scans",
-                f"{failed} with a problem" if failed else "all done",
-            ),
-            (
-                str(sum(row.marked for row in self._rows)),
-                "volumes marked",
-                f"known ranges of {known} of {len(self._structures)} structures"
-                if known
-                else "no range known: the model has none from training",
-            ),
-        ]
-        if dice:
-            cards.append((number(float(np.mean(dice)), 3), "mean Dice", "against the references"))
-        lines = "".join(
-            f"<tr><th>{html.escape(row.name)}</th><td>{row.found} of {len(self._structures)}</td>"
-            f"<td{_mark_class(row.marked)}>{row.marked}</td><td>{number(row.dice, 3)}</td>"
-            f"<td{_mark_class(row.note)}>{html.escape(row.note)}</td></tr>"
-            for row in self._rows
-        )
-        return (
-            html_page.cards(cards)
-            + '<div class="wide"><table class="scans"><thead><tr><th>scan</th>'
-            + "<th>structures found</th><th>marked</th><th>Dice</th><th>problem</th></tr></thead>"
-            + f"<tbody>{lines}</tbody></table></div>"
-        )
 
     def _structure_table(
         self,
@@ -216,7 +176,7 @@ class SegmentationReport:
                 f'<tr><th style="--c:{to_hex(colours[k % len(colours)])}"><label>'
                 f'<input type="checkbox" value="{k + 1}" checked><i class="chip"></i>'
                 f"{html.escape(name)}</label></th>"
-                f'<td title="{tip}"{_mark_class(mark)}>{mark}{_ml(volume)}</td>{known}{score}</tr>'
+                f'<td title="{tip}"{mark_class(mark)}>{mark}{_ml(volume)}</td>{known}{score}</tr>'
             )
         half = len(lines) if len(lines) <= _ROWS_SIDE_BY_SIDE else -(-len(lines) // 2)
         tables = "".join(
@@ -258,10 +218,6 @@ def _facts(facts: Sequence[tuple[str, str]]) -> str:
         for title, value in facts
     )
     return f'<table class="facts files">{rows}</table>' if rows else ""
-
-
-def _mark_class(marked: object) -> str:
-    return ' class="mark"' if marked else ""
 
 
 def _ml(volume: float) -> str:

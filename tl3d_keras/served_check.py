@@ -9,23 +9,26 @@ import tensorflow as tf
 
 from tl3d_keras import artifact, inference
 from tl3d_keras.errors import InputError
+from tl3d_keras.resampling import is_aligned
 from tl3d_keras.volumes import Volume
 
 _TOLERANCE = 1e-4
 _WRONG_LABELS = 0.01
+# By 90 degrees about x, then by 30 about z.
+_TURNED = np.array([[0.75**0.5, 0, 0.5], [0.5, 0, -(0.75**0.5)], [0, 1, 0]])
 
 
 def check(path: str | os.PathLike) -> float:
     """Runs an artifact's signatures as a server does, on random input, against the Keras network.
 
-    An artifact from before there was `segment` is checked without it.
+    What an older artifact does not have of `segment` and `segment_oblique` is left out.
 
     Returns:
         The largest absolute difference of a probability.
 
     Raises:
         InputError: the folder does not load, a probability differs by more than 1e-4, or the labels
-            of `segment` at more than 1 % of the voxels.
+            of a scan at more than 1 % of the voxels.
     """
     folder = artifact.latest(path)
     network, info = artifact.load(folder)
@@ -43,12 +46,15 @@ def check(path: str | os.PathLike) -> float:
     largest = float(tf.reduce_max(tf.abs(served - expected)))
     if not largest <= _TOLERANCE:
         raise InputError(f"{folder}: the served graph differs from the network by {largest:.1e}")
-    if "segment" in signatures:
-        _check_segment(folder, signatures["segment"], artifact.Artifact(network, info))
+    for name, direction in (("segment", np.eye(3)), ("segment_oblique", _TURNED)):
+        if name in signatures:
+            _check_labels(folder, signatures[name], direction, artifact.Artifact(network, info))
     return largest
 
 
-def _check_segment(folder: Path, segment: Callable, model: artifact.Artifact) -> None:
+def _check_labels(
+    folder: Path, segment: Callable, direction: np.ndarray, model: artifact.Artifact
+) -> None:
     # Each axis is sampled anew, one of them finer.
     z, y, x = model.info.spacing
     spacing = (1.4 * z, 0.8 * y, 1.2 * x)
@@ -57,9 +63,13 @@ def _check_segment(folder: Path, segment: Callable, model: artifact.Artifact) ->
     segmenter = inference.Segmenter(
         model.network, model.info.intensity, None, model.info.patch_size
     )
-    volume = Volume(image.numpy(), spacing)
+    cosines = tuple(direction.ravel().tolist())
+    volume = Volume(image.numpy(), spacing, direction=cosines)
     expected = inference.segment(volume, segmenter, model.info.spacing).array[..., 0]
-    served = _run(folder, segment, "labels", image=image, spacing=tf.constant(spacing))
+    inputs = {"image": image, "spacing": tf.constant(spacing)}
+    if not is_aligned(volume):
+        inputs["direction"] = tf.constant(cosines)
+    served = _run(folder, segment, "labels", **inputs)
     wrong = float(np.mean(served != expected)) if served.shape == expected.shape else 1.0
     if wrong > _WRONG_LABELS:
         raise InputError(

@@ -28,6 +28,10 @@ def survey(image: LazyImage, intensity: Intensity) -> Survey:
     For a window the lowest value counts only down to the window's lower end, so that the first
     slices suffice for most scans.
     """
+    known = image.statistics() if intensity.mode == "zscore" else None
+    if known:
+        floor = np.array([channel["minimum"] for channel in known], np.float32)
+        return Survey(floor, *intensity.coefficients_of(known))
     count = 0
     sums = np.zeros((2, image.channels))
     low = np.full(image.channels, np.inf)

@@ -17,7 +17,7 @@ _OVERHEAD = {"float32": 1.35, "mixed_bfloat16": 1.2, "mixed_float16": 1.1}
 _FIXED = 64 << 20
 # A tile's raw image, the next one's, and its way to what the first convolution reads.
 _PER_INPUT = 10
-# Convolutions work in blocks of so many channels and copy an output that is none.
+# Convolutions in half precision work in blocks of so many channels and copy an output that is none.
 _BLOCK = 16
 # Of each number that is normalised, in float32 and in half precision.
 _PER_NORMALISED = {None: (0, 0), "group": (3, 8), "instance": (8, 3)}
@@ -179,7 +179,7 @@ class _Walk:
         voxels, classes = prod(self._size), self._network.classes
         self.flops += 2 * self._channels * classes * voxels
         self._note(self._channels * voxels, classes * voxels)
-        self._note(_blocked(classes) * voxels)
+        self._note(self._blocked(classes) * voxels)
         each = _PER_PROBABILITY if probabilities else 0
         if self._network.mirrored:
             each = _PER_MIRRORED
@@ -192,7 +192,7 @@ class _Walk:
         after = width * prod(self._size)
         self.flops += 54 * self._channels * after
         self._note(before, after)
-        self._note(after, _blocked(width) * prod(self._size))
+        self._note(after, self._blocked(width) * prod(self._size))
         self._channels = width
         self._normalise(after)
 
@@ -200,13 +200,14 @@ class _Walk:
         extra = _PER_NORMALISED[self._network.normalization][self._network.precision != "float32"]
         self._note(numbers, extra=extra * numbers)
 
+    def _blocked(self, width: int) -> int:
+        """Channels of the copy of a convolution's output; 0 where none is made."""
+        if self._network.precision == "float32" or width % _BLOCK == 0:
+            return 0
+        return -(-width // _BLOCK) * _BLOCK
+
     def _note(self, *numbers: int, extra: float = 0) -> None:
         """Tensors that are in memory at once, beside the shares that wait."""
         self.peak = max(self.peak, self._held + self._item * sum(numbers) + extra)
         self.moved += sum(numbers)
         self.largest = max(self.largest, *numbers)
-
-
-def _blocked(width: int) -> int:
-    """Channels of the copy of a convolution's output; 0 where none is made."""
-    return -(-width // _BLOCK) * _BLOCK if width % _BLOCK else 0

@@ -6,6 +6,7 @@ import numpy as np
 
 from tl3d_keras import stored_case, validation_pictures
 from tl3d_keras.inference import Segmenter
+from tl3d_keras.lazy_image import ArrayImage
 from tl3d_keras.manifest import CaseEntry, Manifest
 from tl3d_keras.metrics import DiceSums
 from tl3d_keras.run_folder import RunFolder
@@ -30,7 +31,8 @@ def validate(
     sums = DiceSums(len(manifest.structures))
     for number, entry in enumerate(cases):
         case = stored_case.read(records_dir, manifest, entry)
-        predicted = segmenter.labels(case.image.array.astype(np.float32))
+        image = case.image.array.astype(np.float32)
+        predicted = segmenter.labels(ArrayImage(image, entry.intensity))
         sums.add(case.labels, predicted, case.annotated)
         if number < validation_pictures.MOST_PICTURES:
             picture = validation_pictures.draw(case, predicted, manifest)

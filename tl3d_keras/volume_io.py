@@ -1,14 +1,13 @@
 """Medical image files and the `Volume` they become, through SimpleITK."""
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from tl3d_keras import dicom_series, file_headers, nifti, whole_folder
+from tl3d_keras import dicom_series, file_headers, memory, nifti, whole_folder
 from tl3d_keras.errors import InputError
 from tl3d_keras.volumes import Volume, from_sitk, on_same_grid, to_sitk
 
@@ -51,6 +50,7 @@ def read(
     Raises:
         InputError: the file is missing, empty, unreadable, cut short, not 3D, claims a size or a
             geometry that cannot be, or holds NaN or infinity.
+        MemoryError: there is not enough for it.
     """
     path = Path(path)
     if path.is_dir():
@@ -122,15 +122,15 @@ def write(path: str | os.PathLike, volume: Volume) -> None:
     suffix = _writable_suffix(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-            temporary = Path(folder) / f"volume{suffix}"
+        with whole_folder.passing_folder(path.parent) as folder:
+            temporary = folder / f"volume{suffix}"
             if suffix in nifti.SUFFIXES and nifti.is_sheared(volume.direction):
                 nifti.write_sheared(to_sitk(volume), temporary)
             else:
                 sitk.WriteImage(to_sitk(volume), str(temporary), useCompression=True)
             os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot write: {_last_line(error)}") from error
+        raise _failure(f"{path}: cannot write", error) from error
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -169,7 +169,7 @@ def _read_file(path: Path, channel: int | None) -> sitk.Image:
         nifti.check_voxels(path, image, channel)
         return image
     except (RuntimeError, OSError) as error:
-        raise InputError(f"{path}: cannot read: {_last_line(error)}") from error
+        raise _failure(f"{path}: cannot read", error) from error
 
 
 def _from_stack(path: Path, image: sitk.Image, channel: int | None, channels: int | None) -> Volume:
@@ -204,6 +204,11 @@ def _select(path: Path, volume: Volume, channel: int | None) -> Volume:
 
 def _suffix(path: Path) -> str | None:
     return next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
+
+
+def _failure(what: str, error: Exception) -> Exception:
+    kind = MemoryError if memory.ran_out(error) else InputError
+    return kind(f"{what}: {_last_line(error)}")
 
 
 def _last_line(error: Exception) -> str:

@@ -5,10 +5,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tl3d_keras.errors import InputError
+
+_WRITING = ".writing-"
 
 
 @contextmanager
@@ -66,6 +68,58 @@ def _lock(descriptor: int, path: Path) -> None:
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def passing_folder(place: str | os.PathLike) -> Iterator[Path]:
+    """Yields a hidden folder in `place` that ends with the block.
+
+    What killed processes left of theirs is removed before.
+
+    Raises:
+        OSError: it cannot be made there.
+    """
+    for path in Path(place).glob(f"{_WRITING}*"):
+        _remove_abandoned(path)
+    path, lock = _new_locked(place)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_abandoned(path: Path) -> None:
+    # What is gone by now, another user's or locked by a living process stays as it is.
+    with suppress(OSError):
+        lock = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _new_locked(place: str | os.PathLike) -> tuple[Path, int]:
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_WRITING, dir=place))
+        # Another process may take it for abandoned before it is locked.
+        with suppress(FileNotFoundError):
+            lock = os.open(path, os.O_RDONLY)
+            if _is_ours(lock) and path.exists():
+                return path, lock
+            os.close(lock)
+
+
+def _is_ours(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # A file system without locks, where nobody takes it for abandoned either.
+        pass
+    return True
 
 
 def write_file(path: str | os.PathLike, content: bytes) -> None:

@@ -183,7 +183,8 @@ def _write_sparse(
     whole = data.train
     stored = stored_case.read(data.folder / "train", whole, case)
     labels = keep_slices(stored.labels, chosen_slices(stored.labels, count, draw))
-    read = ReadCase(case.case_id, stored.image, labels, tuple(case.annotated_structures))
+    annotated = tuple(case.annotated_structures)
+    read = ReadCase(case.case_id, stored.image, labels, annotated, case.intensity)
     prepared = prepare_arrays(
         read, case.source_spacing, case.source_shape, whole.structures, whole.channels
     )

@@ -10,7 +10,7 @@ from grpc import StatusCode
 
 from tl3d_keras import resampling
 from tl3d_keras.errors import InputError, ServerError
-from tl3d_keras.serving.connections import Connection, Target
+from tl3d_keras.serving.connections import Connection, Served, Target
 from tl3d_keras.serving.statuses import StatusError
 from tl3d_keras.volumes import Volume
 
@@ -41,14 +41,14 @@ _SERVERS_FAULT = {
 _Answer = TypeVar("_Answer")
 
 
-def channels(connection: Connection, target: Target, tell: Callable[[str], None]) -> int:
-    """How many channels the model wants.
+def served(connection: Connection, target: Target, tell: Callable[[str], None]) -> Served:
+    """What the model takes.
 
     Raises:
         InputError: the server has no such model, or the model no `segment` signature.
         ServerError: no answer.
     """
-    return _told(target, lambda: _with_retries(connection.channels, target, tell))
+    return _told(target, lambda: _with_retries(connection.served, target, tell))
 
 
 def segment(
@@ -57,6 +57,7 @@ def segment(
     target: Target,
     spacing: Sequence[float] | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    oblique: bool = False,
 ) -> Volume:
     """Segments a volume on any grid.
 
@@ -64,9 +65,10 @@ def segment(
         volume: as read from a file.
         connection: to the server.
         target: of the connection.
-        spacing: (z, y, x) in mm to resample to before sending; None sends the scan's own voxels. An
-            oblique scan is resampled in any case, for a model's axes are those of the patient.
+        spacing: (z, y, x) in mm to resample to before sending; None sends the scan's own voxels.
         tell: is given a line for each failed attempt.
+        oblique: whether the model takes oblique scans; if not, they are resampled before sending,
+            for a model's axes are those of the patient.
 
     Returns:
         uint8 labels [Z, Y, X, 1] on exactly the grid of `volume`.
@@ -75,7 +77,12 @@ def segment(
         InputError: the server refuses the scan, or it is too large for one message.
         ServerError: no answer, or one that does not fit the scan.
     """
-    seen = resampling.to_grid(volume, spacing or resampling.canonical(volume).spacing)
+    oblique = oblique and not resampling.is_aligned(volume)
+    if oblique:
+        seen = resampling.resample_image(volume, spacing or volume.spacing)
+    else:
+        seen = resampling.to_grid(volume, spacing or resampling.canonical(volume).spacing)
+    direction = seen.direction if oblique else None
     image = seen.array.astype(np.float32)
     if image.nbytes > _MOST_BYTES:
         raise InputError(
@@ -84,7 +91,9 @@ def segment(
         )
     labels = _told(
         target,
-        lambda: _with_retries(lambda: connection.labels(image, seen.spacing), target, tell),
+        lambda: _with_retries(
+            lambda: connection.labels(image, seen.spacing, direction), target, tell
+        ),
     )
     if labels.shape != seen.shape:
         raise ServerError(

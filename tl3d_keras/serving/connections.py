@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib import error as url_error
 from urllib import request as url_request
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from tl3d_keras.serving.protos import (
 )
 from tl3d_keras.serving.statuses import StatusError, code_of_http
 
-SIGNATURE = "segment"
+SIGNATURE, OBLIQUE_SIGNATURE = "segment", "segment_oblique"
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,34 @@ class Target:
     attempts: int = 5
 
 
+class Served(NamedTuple):
+    """What a model on a server takes.
+
+    Attributes:
+        channels: C of its image.
+        oblique: whether it has `OBLIQUE_SIGNATURE`.
+    """
+
+    channels: int
+    oblique: bool
+
+
 class Connection(Protocol):
     """One of the two APIs."""
 
-    def channels(self) -> int:
-        """How many channels the model wants; raises `StatusError`."""
+    def served(self) -> Served:
+        """What the model takes; raises `StatusError`."""
 
-    def labels(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-        """Labels [Z, Y, X] of a raw image [Z, Y, X, C]; raises `StatusError`."""
+    def labels(
+        self, image: np.ndarray, spacing: Sequence[float], direction: Sequence[float] | None = None
+    ) -> np.ndarray:
+        """Labels [Z, Y, X] of a raw image [Z, Y, X, C]; raises `StatusError`.
+
+        Args:
+            image: the image, whose axes run to superior, posterior, left without a `direction`.
+            spacing: (z, y, x) in mm.
+            direction: as `Volume.direction`, for `OBLIQUE_SIGNATURE`.
+        """
 
 
 def connect(target: Target, protocol: str) -> Connection:
@@ -79,7 +99,7 @@ class GrpcConnection:
         )
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
-    def channels(self) -> int:
+    def served(self) -> Served:
         """See `Connection`."""
         request = get_model_metadata_pb2.GetModelMetadataRequest(
             model_spec=self._spec(), metadata_field=["signature_def"]
@@ -90,14 +110,16 @@ class GrpcConnection:
         if SIGNATURE not in found.signature_def:
             raise _no_signature(found.signature_def)
         shape = found.signature_def[SIGNATURE].inputs["image"].tensor_shape
-        return _channels([dim.size for dim in shape.dim])
+        return _served([dim.size for dim in shape.dim], found.signature_def)
 
-    def labels(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    def labels(
+        self, image: np.ndarray, spacing: Sequence[float], direction: Sequence[float] | None = None
+    ) -> np.ndarray:
         """See `Connection`."""
         request = predict_pb2.PredictRequest(model_spec=self._spec())
-        request.model_spec.signature_name = SIGNATURE
-        for name, array in (("image", image), ("spacing", np.array(spacing, np.float32))):
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+        request.model_spec.signature_name, grid = _signature(spacing, direction)
+        for name, array in (("image", image), *grid.items()):
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(array, tf.float32))
         response = self._call(self._stub.Predict, request)
         return tf.make_ndarray(response.outputs["labels"])
 
@@ -130,23 +152,25 @@ class RestConnection:
         elif target.version is not None:
             self._url += f"/versions/{target.version}"
 
-    def channels(self) -> int:
+    def served(self) -> Served:
         """See `Connection`."""
         signatures = _part(self._call("/metadata"), "metadata", "signature_def", "signature_def")
         if SIGNATURE not in signatures:
             raise _no_signature(signatures)
         sizes = _part(signatures, SIGNATURE, "inputs", "image", "tensor_shape", "dim")
-        return _channels([int(dim.get("size", 0)) for dim in sizes])
+        return _served([int(dim.get("size", 0)) for dim in sizes], signatures)
 
-    def labels(self, image: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    def labels(
+        self, image: np.ndarray, spacing: Sequence[float], direction: Sequence[float] | None = None
+    ) -> np.ndarray:
         """See `Connection`."""
+        signature, grid = _signature(spacing, direction)
         whole = image.astype(np.int32)
         # Whole numbers are written in half the characters.
         values = whole if np.array_equal(whole, image) else image
-        body = (
-            f'{{"signature_name": "{SIGNATURE}", "inputs": {{"image": {_json(values)}, '
-            f'"spacing": {_json(np.array(spacing, np.float64))}}}}}'
-        )
+        inputs = {"image": values, **{name: np.array(v) for name, v in grid.items()}}
+        written = ",".join(f'"{name}":{_json(array)}' for name, array in inputs.items())
+        body = f'{{"signature_name":"{signature}","inputs":{{{written}}}}}'
         return np.array(_part(self._call(":predict", body.encode()), "outputs"))
 
     def _call(self, path: str, body: bytes | None = None) -> Any:
@@ -190,12 +214,20 @@ def _no_signature(found: Any) -> StatusError:
     )
 
 
-def _channels(shape: Sequence[int]) -> int:
+def _signature(
+    spacing: Sequence[float], direction: Sequence[float] | None
+) -> tuple[str, dict[str, Sequence[float]]]:
+    if direction is None:
+        return SIGNATURE, {"spacing": spacing}
+    return OBLIQUE_SIGNATURE, {"spacing": spacing, "direction": direction}
+
+
+def _served(shape: Sequence[int], signatures: Any) -> Served:
     if len(shape) != 4 or shape[-1] < 1:
         raise StatusError(
             StatusCode.FAILED_PRECONDITION, f"expected an image [Z, Y, X, C], found {shape}"
         )
-    return shape[-1]
+    return Served(shape[-1], OBLIQUE_SIGNATURE in signatures)
 
 
 def _part(content: Any, *names: str) -> Any:

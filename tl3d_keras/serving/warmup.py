@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tl3d_keras.artifact import EXTRA, ModelInfo
@@ -20,8 +21,10 @@ FILE = f"{EXTRA}/tf_serving_warmup_requests"
 def write(folder: Path, model: str, info: ModelInfo) -> None:
     """Writes a request to each signature, of one training patch, into a version's folder."""
     shape = [*info.patch_size, len(info.channels)]
+    scan = {"image": _zeros(shape), "spacing": _values(info.spacing)}
     requests = [
-        _request(model, "segment", image=_zeros(shape), spacing=_values(info.spacing)),
+        _request(model, "segment", **scan),
+        _request(model, "segment_oblique", **scan, direction=_values(np.eye(3).ravel())),
         _request(model, "serving_default", image=_zeros([1, *shape])),
     ]
     with tf.io.TFRecordWriter(str(folder / FILE)) as writer:
@@ -61,7 +64,7 @@ def _request(model: str, signature: str, **inputs: Any) -> Any:
     return request
 
 
-def _values(values: Sequence[float]) -> Any:
+def _values(values: Sequence[float] | np.ndarray) -> Any:
     return tf.make_tensor_proto(values, tf.float32)
 
 
