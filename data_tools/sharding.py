@@ -75,7 +75,7 @@ def shard_dataset(
         InputError: what is wrong with the data set or the folder; whole shards are kept for the
             next call.
     """
-    sources, unreadable = _headers(dataset, options)
+    sources, unreadable = _headers(dataset, options, say)
     spacing, reason = options.spacing, "chosen by --spacing"
     if spacing is None:
         spacing, reason = fingerprint.propose_spacing([header for _, header in sources])
@@ -105,7 +105,7 @@ def shard_dataset(
 
 
 def _headers(
-    dataset: DataSet, options: ShardOptions
+    dataset: DataSet, options: ShardOptions, say: Callable[[str], None]
 ) -> tuple[list[tuple[CaseSource, Header]], list[SkippedCase]]:
     found, unreadable = [], []
     for source in dataset.cases:
@@ -115,6 +115,7 @@ def _headers(
             if options.on_error == "stop":
                 raise
             unreadable.append(SkippedCase(source.case_id, str(error)))
+            say(_skipped_line(unreadable[-1]))
     if not found:
         raise InputError(f"expected cases that can be read, found none: {unreadable[0].reason}")
     return found, unreadable
@@ -159,7 +160,7 @@ def _watched(
         if isinstance(case, SkippedCase):
             if on_error == "stop":
                 raise InputError(case.reason)
-            say(f"{case.case_id}: skipped: {case.reason}")
+            say(_skipped_line(case))
         else:
             say(_coverage_line(case))
             for warning in case.warnings:
@@ -201,6 +202,10 @@ def _finish(folder: Path, written: Manifest) -> None:
         write_file(folder / "skipped.csv", table.getvalue().encode())
     manifest.save(written, folder)
     shard_folder.remove_parts(folder)
+
+
+def _skipped_line(case: SkippedCase) -> str:
+    return f"{case.case_id}: skipped: {case.reason}"
 
 
 def _coverage_line(case: PreparedCase) -> str:

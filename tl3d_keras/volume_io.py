@@ -130,7 +130,7 @@ def write(path: str | os.PathLike, volume: Volume) -> None:
                 sitk.WriteImage(to_sitk(volume), str(temporary), useCompression=True)
             os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot write: {_last_line(error)}") from error
+        raise InputError(f"{path}: cannot write: {file_headers.reason(error)}") from error
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -169,7 +169,7 @@ def _read_file(path: Path, channel: int | None) -> sitk.Image:
         nifti.check_voxels(path, image, channel)
         return image
     except (RuntimeError, OSError) as error:
-        raise InputError(f"{path}: cannot read: {_last_line(error)}") from error
+        raise InputError(f"{path}: cannot read: {file_headers.reason(error)}") from error
 
 
 def _from_stack(path: Path, image: sitk.Image, channel: int | None, channels: int | None) -> Volume:
@@ -204,7 +204,3 @@ def _select(path: Path, volume: Volume, channel: int | None) -> Volume:
 
 def _suffix(path: Path) -> str | None:
     return next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
