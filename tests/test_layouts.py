@@ -252,7 +252,7 @@ def test_what_systems_leave_in_folders_is_no_case(tmp_path):
 def test_nnunet_file_ending_as_it_is_written(tmp_path):
     files = [name.replace(".nrrd", ".NRRD") for name in nnunet_files("p1")]
     folder = data_set(tmp_path, NNUNET, *files)
-    with pytest.raises(InputError, match=r"expected files such as imagesTr/CASE_0000\.nrrd, found .*NRRD"):
+    with pytest.raises(InputError, match=r"such as imagesTr/CASE_0000\.nrrd, found .*NRRD"):
         layouts.read_layout(folder)
     data_set(tmp_path, {**NNUNET, "file_ending": ".NRRD"})
     assert [case.case_id for case in layouts.read_layout(folder).cases] == ["p1"]

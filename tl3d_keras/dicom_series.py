@@ -55,7 +55,11 @@ def list_series(folder: Path) -> list[Series]:
     groups: dict[str, list[Path]] = {}
     headers: dict[str, sitk.ImageFileReader] = {}
     images, others = set(), {}
-    for file in sorted(folder.iterdir()):
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot read: {error.strerror}") from error
+    for file in files:
         kind = dicom_elements.storage_class(file)
         if kind is None:
             continue

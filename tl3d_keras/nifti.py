@@ -187,4 +187,4 @@ def _opened(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
             raw.seek(0)
             yield gzip.GzipFile(fileobj=raw) if packed else raw
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot read: {error}") from error
+        raise InputError(f"{path}: cannot read: {file_headers.reason(error)}") from error
