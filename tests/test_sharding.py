@@ -336,6 +336,7 @@ def test_what_waits_stays_within_the_memory(dataset_dir, monkeypatch):
     assert len(started) == len(cases)
 
 
+@pytest.mark.cluster
 def test_beam(dataset_dir, expected, tmp_path):
     pytest.importorskip("apache_beam", reason="needs the cluster extra")
     make_shards(dataset_dir, tmp_path / "out", runner="beam", **ONE_CASE_A_SHARD)
@@ -345,6 +346,7 @@ def test_beam(dataset_dir, expected, tmp_path):
     assert replace(beam, tool_version="") == replace(whole, tool_version="")
 
 
+@pytest.mark.cluster
 def test_beam_tells_the_bad_case(own_dataset_dir, tmp_path):
     pytest.importorskip("apache_beam", reason="needs the cluster extra")
     spoil(own_dataset_dir, "case_1")

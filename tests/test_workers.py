@@ -59,6 +59,7 @@ def start_all(records: Path, output: Path) -> list[subprocess.Popen]:
     ]
 
 
+@pytest.mark.cluster
 @keras_2
 def test_two_workers_of_which_one_dies(tmp_path):
     records = helpers.write_records(tmp_path, num_cases=5)
@@ -88,6 +89,7 @@ def test_two_workers_of_which_one_dies(tmp_path):
     assert (tmp_path / "run" / "model" / "1" / "saved_model.pb").is_file()
 
 
+@pytest.mark.cluster
 @keras_2
 def test_no_cluster(monkeypatch):
     for name in ("TF_CONFIG", "SLURM_PROCID"):
