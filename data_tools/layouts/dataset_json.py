@@ -157,6 +157,8 @@ def _nnunet_pairs(content: dict[str, Any], path: Path, num_channels: int) -> _Pa
     # Files that begin with a dot are what systems keep beside files.
     try:
         files = sorted(f for f in (folder / "imagesTr").iterdir() if not f.name.startswith("."))
+    except FileNotFoundError:
+        files = []
     except OSError as error:
         raise InputError(f"{folder / 'imagesTr'}: cannot read: {error.strerror}") from error
     firsts = [file for file in files if file.name.endswith(f"_0000{ending}")]
