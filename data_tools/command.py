@@ -22,7 +22,7 @@ def run(main: Callable[[], None], command_flags: flags.FlagValues) -> None:
         # --helpshort lists the flags that are registered for the program.
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], command_flags[name])
     command_flags.mark_as_parsed()
-    app.run(lambda _: _guarded(main), flags_parser=_parse)
+    app.run(lambda _: guarded(main), flags_parser=_parse)
 
 
 def load_tensorflow() -> None:
@@ -60,13 +60,22 @@ def _parse(argv: Sequence[str]) -> list[str]:
     return rest
 
 
-def _guarded(main: Callable[[], None]) -> None:
+def guarded(main: Callable[[], None]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
         main()
     except InputError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        # `| head` has seen enough. What is still buffered must find an open end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(OTHER_ERROR)
+    except OSError as error:
+        if not error.filename:
+            raise
+        # Permissions, a full disk, a file that is gone: the system's own words say it.
+        _fail(f"{error.filename}: {error.strerror}")
     except (ServerError, WorkerLost) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(OTHER_ERROR)

@@ -6,7 +6,7 @@ import numpy as np
 
 from data_tools.plan import Header
 from data_tools.prepare import CT_AIR, is_ct
-from tl3d_keras.distribution import Distribution, pool
+from tl3d_keras.distribution import KNOTS, Distribution, pool
 from tl3d_keras.manifest import CaseEntry, Proposal
 
 # One axis this much coarser than the others takes a low percentile of its spacings instead of the
@@ -14,6 +14,8 @@ from tl3d_keras.manifest import CaseEntry, Proposal
 _ANISOTROPY, _FINE_PERCENTILE = 3.0, 10
 # On either side of the structures' own values, for what surrounds them.
 _WINDOW_MARGIN, _MAX_WINDOW_MARGIN = 0.25, 100.0
+# Beyond so many interquartile ranges a value is an outlier (Tukey 1977): gas, fat at a border.
+_FENCE = 1.5
 _PATCH_STRIDE, _MAX_PATCH_VOXELS = 8, 64**3
 
 
@@ -77,8 +79,9 @@ def _window(
         airy += left_out
     text = "; ".join(f"{low:g} to {high:g}" for low, high in windows)
     reason = (
-        f"window {text} HU: percentiles 0.5 and 99.5 of the annotated structures, and a quarter of "
-        f"their distance, at most {_MAX_WINDOW_MARGIN:g} HU, on either side"
+        f"window {text} HU: from the lowest value of any structure that is no outlier such as gas "
+        f"to percentile 99.5 of all, and a quarter of their distance, at most "
+        f"{_MAX_WINDOW_MARGIN:g} HU, on either side"
     )
     if airy:
         reason += (
@@ -99,14 +102,18 @@ def _without_air(
 
 
 def _widened(parts: Sequence[Distribution]) -> tuple[float, float]:
-    whole = pool(parts)
-    low, high = whole.percentile(0.5), whole.percentile(99.5)
-    if whole.percentile(50) > CT_AIR:
-        # Gas in the bowel is no more to be told apart than that in the lungs.
-        low = max(low, CT_AIR)
+    low, high = min(_lowest(part) for part in parts), pool(parts).percentile(99.5)
     # A structure of one value has no distance.
     margin = min(max(1.0, _WINDOW_MARGIN * (high - low)), _MAX_WINDOW_MARGIN)
     return float(round(low - margin)), float(round(high + margin))
+
+
+def _lowest(part: Distribution) -> float:
+    """The lowest value of a structure that is no outlier, whatever other structures weigh."""
+    # Gas in the bowel is no more to be told apart than that in the lungs.
+    gas = np.interp(CT_AIR, part.percentiles, KNOTS) if part.percentile(50) > CT_AIR else 0.0
+    lowest, first, third = (part.percentile(gas + (100 - gas) * p) for p in (0.005, 0.25, 0.75))
+    return max(lowest, first - _FENCE * (third - first))
 
 
 def _patch_size(shapes: np.ndarray) -> tuple[tuple[int, int, int], str]:

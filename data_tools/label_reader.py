@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_tools import doubts
+from data_tools import doubts, placement
 from data_tools.layouts import CaseSource, DataSet
 from data_tools.reading import ReadOptions, is_dicom_label
 from tl3d_keras import volume_io, volumes
@@ -66,12 +66,16 @@ def read(source: CaseSource, image: Volume, dataset: DataSet, options: ReadOptio
     _check_annotated(label.array, label_path, annotated, dataset.structures)
     if options.annotated == "labelled_slices":
         label = _labelled_slices(label)
+    start = (0, 0, 0)
+    if options.partial_labels:
+        start = _start_of(label, image, label_path, source.images[0])
     found = doubts.about_labels(label.array[..., 0], dataset.structures)
+    found += placement.about_place(image.array[..., 0], label.array[..., 0], start)
     if (label.array == IGNORE).all():
         found.append("nothing of its label counts as annotated")
     warnings = tuple(f"{source.case_id}: {doubt}" for doubt in (*hidden, *found))
     if options.partial_labels:
-        label = _placed_on(label, image, label_path, source.images[0])
+        label = _placed_on(label, image, start)
     return CaseLabels(label, annotated, warnings)
 
 
@@ -162,8 +166,10 @@ def _check_annotated(
         )
 
 
-def _placed_on(label: Volume, image: Volume, label_path: Path, image_path: Path) -> Volume:
-    """Lays a label that covers a box of the image's grid onto the whole grid, the rest IGNORE."""
+def _start_of(
+    label: Volume, image: Volume, label_path: Path, image_path: Path
+) -> tuple[int, int, int]:
+    """The first voxel (z, y, x) of the box of the image's grid that a label covers."""
     for what in ("spacing", "direction"):
         if not np.allclose(
             getattr(label, what), getattr(image, what), rtol=0, atol=volumes.GEOMETRY_TOLERANCE
@@ -172,14 +178,20 @@ def _placed_on(label: Volume, image: Volume, label_path: Path, image_path: Path)
     index = volumes.to_sitk(
         image.with_array(image.array[..., :1])
     ).TransformPhysicalPointToContinuousIndex(label.origin)
-    start = [round(i) for i in reversed(index)]
+    x, y, z = (round(i) for i in index)
+    start = z, y, x
     stop = [s + n for s, n in zip(start, label.shape, strict=True)]
     off_grid = not np.allclose(index[::-1], start, atol=0.01)
     if off_grid or min(start) < 0 or any(e > n for e, n in zip(stop, image.shape, strict=True)):
         raise InputError(
             f"{label_path}: expected a box of whole voxels inside {image_path}, found "
-            f"voxels {start} to {stop} (z, y, x) of {image.shape}"
+            f"voxels {list(start)} to {stop} (z, y, x) of {image.shape}"
         )
+    return start
+
+
+def _placed_on(label: Volume, image: Volume, start: Sequence[int]) -> Volume:
+    """Lays a label that covers a box of the image's grid onto the whole grid, the rest IGNORE."""
     whole = np.full((*image.shape, 1), IGNORE, np.uint8)
-    whole[tuple(slice(s, e) for s, e in zip(start, stop, strict=True))] = label.array
+    whole[tuple(slice(s, s + n) for s, n in zip(start, label.shape, strict=True))] = label.array
     return image.with_array(whole)

@@ -13,7 +13,8 @@ import SimpleITK as sitk
 
 from data_tools.layouts import CaseSource
 from data_tools.reading import ReadOptions, read_image
-from tl3d_keras import resampling
+from tl3d_keras import nifti, resampling
+from tl3d_keras.errors import InputError
 from tl3d_keras.manifest import SCHEMA_VERSION, crc32c
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ def read_header(source: CaseSource, options: ReadOptions, channels: int) -> Head
     if not path.is_dir():
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, InputError):
+            if path.name.lower().endswith(nifti.SUFFIXES):
+                # Lest its library writes lines of its own about a header that is none.
+                nifti.check_header(path)
             reader.ReadImageInformation()
             dimension = reader.GetDimension()
     if dimension not in (3, 4):

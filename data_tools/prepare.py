@@ -72,6 +72,14 @@ def prepare(planned: PlannedCase, settings: Settings) -> PreparedCase | SkippedC
         )
     except InputError as error:
         return SkippedCase(planned.source.case_id, str(error))
+    except OSError as error:
+        return SkippedCase(planned.source.case_id, f"{error.filename}: {error.strerror}")
+    except MemoryError:
+        return SkippedCase(
+            planned.source.case_id,
+            f"{planned.source.images[0]}: expected memory for this case, found too little; fewer "
+            "--workers leave more",
+        )
     header = planned.header
     dataset = settings.dataset
     return prepare_arrays(

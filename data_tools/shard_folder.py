@@ -130,10 +130,30 @@ def whole_parts(former: Path, plan: Sequence[PlannedShard]) -> dict[str, Part] |
 
 
 def adopt(folder: Path, former: Path, planned: PlannedShard, part: Part) -> None:
-    """Takes a whole shard of a former folder over."""
+    """Takes a whole shard of a former folder over.
+
+    Raises:
+        InputError: there is no room for it.
+    """
     if part.shard:
-        shutil.copy2(former / part.shard.file, folder / part.shard.file)
+        second_name(former / part.shard.file, folder / part.shard.file)
     write_part(folder, planned, part)
+
+
+def second_name(source: Path, target: Path) -> None:
+    """A second name of a shard, or a copy where the file system has none.
+
+    Raises:
+        InputError: there is no room for it.
+    """
+    try:
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot write: {error.strerror}") from error
 
 
 def remove_strangers(folder: Path, plan: Sequence[PlannedShard]) -> None:

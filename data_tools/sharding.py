@@ -21,6 +21,10 @@ from tl3d_keras.whole_folder import check_free, whole_folder, write_file
 
 RUNNERS = ("local", "beam")
 ON_ERROR = ("stop", "skip")
+# How lines that warn of a case begin.
+WARNING = "warning: "
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def shard_dataset(
     dataset: DataSet,
     output_dir: Path,
     options: ShardOptions = ShardOptions(),
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
+    say_case: Say | None = None,
 ) -> Manifest:
     """Writes the shards and the manifest of a data set.
 
@@ -70,25 +75,27 @@ def shard_dataset(
             `skipped.csv`.
         options: see there.
         say: is given lines for the user.
+        say_case: is given those about single cases; default: `say`.
 
     Raises:
         InputError: what is wrong with the data set or the folder; whole shards are kept for the
             next call.
     """
-    sources, unreadable = _headers(dataset, options)
+    say_case = say_case or say
+    sources, unreadable = _headers(dataset, options, say_case)
     spacing, reason = options.spacing, "chosen by --spacing"
     if spacing is None:
         spacing, reason = fingerprint.propose_spacing([header for _, header in sources])
-    say(
-        f"{len(dataset.cases)} cases, {len(dataset.structures)} structures, "
-        f"spacing {', '.join(f'{s:g}' for s in spacing)} mm (z, y, x)"
-    )
     settings = Settings(without_cases(dataset), spacing, options.reading, options.encoding)
     plan = make_plan(sources, len(dataset.channels), spacing, options.shard_bytes, settings)
     former = None if options.overwrite else shard_folder.whole_parts(output_dir, plan)
     if former is not None and len(former) == len(plan):
         say(f"{output_dir}: these records are complete")
         return manifest.load(output_dir)
+    say(
+        f"{len(dataset.cases)} cases, {len(dataset.structures)} structures, "
+        f"spacing {', '.join(f'{s:g}' for s in spacing)} mm (z, y, x)"
+    )
     if former is None:
         check_free(output_dir, options.overwrite)
     replaces = options.overwrite or former is not None
@@ -97,7 +104,7 @@ def shard_dataset(
             if former and planned.file in former:
                 shard_folder.adopt(folder, output_dir, planned, former[planned.file])
         shard_folder.remove_strangers(folder, plan)
-        parts = _make_parts(folder, plan, settings, options, say)
+        parts = _make_parts(folder, plan, settings, options, say, say_case)
         skipped = [*unreadable, *(case for part in parts for case in part.skipped)]
         written = _merged(parts, dataset, spacing, reason, skipped)
         _finish(folder, written)
@@ -105,7 +112,7 @@ def shard_dataset(
 
 
 def _headers(
-    dataset: DataSet, options: ShardOptions
+    dataset: DataSet, options: ShardOptions, say_case: Say
 ) -> tuple[list[tuple[CaseSource, Header]], list[SkippedCase]]:
     found, unreadable = [], []
     for source in dataset.cases:
@@ -115,6 +122,7 @@ def _headers(
             if options.on_error == "stop":
                 raise
             unreadable.append(SkippedCase(source.case_id, str(error)))
+            say_case(_skipped_line(unreadable[-1]))
     if not found:
         raise InputError(f"expected cases that can be read, found none: {unreadable[0].reason}")
     return found, unreadable
@@ -125,7 +133,8 @@ def _make_parts(
     plan: Sequence[PlannedShard],
     settings: Settings,
     options: ShardOptions,
-    say: Callable[[str], None],
+    say: Say,
+    say_case: Say,
 ) -> list[Part]:
     found = {shard.file: shard_folder.find_part(folder, shard) for shard in plan}
     missing = [shard for shard in plan if found[shard.file] is None]
@@ -136,11 +145,11 @@ def _make_parts(
         for shard in missing:
             part = found[shard.file] = shard_folder.find_part(folder, shard)
             for warning in part.warnings if part else ():
-                say(f"warning: {warning}")
+                say_case(WARNING + warning)
     else:
         cases = [case for shard in missing for case in shard.cases]
         prepared = prepare_all(cases, settings, options.workers, options.memory_bytes)
-        prepared = _watched(prepared, options.on_error, say)
+        prepared = _watched(prepared, options.on_error, say_case)
         for shard in missing:
             found[shard.file] = shard_folder.write_shard(
                 folder, shard, islice(prepared, len(shard.cases))
@@ -153,17 +162,17 @@ def _make_parts(
 
 
 def _watched(
-    prepared: Iterator[PreparedCase | SkippedCase], on_error: str, say: Callable[[str], None]
+    prepared: Iterator[PreparedCase | SkippedCase], on_error: str, say_case: Say
 ) -> Iterator[PreparedCase | SkippedCase]:
     for case in prepared:
         if isinstance(case, SkippedCase):
             if on_error == "stop":
                 raise InputError(case.reason)
-            say(f"{case.case_id}: skipped: {case.reason}")
+            say_case(_skipped_line(case))
         else:
-            say(_coverage_line(case))
+            say_case(_coverage_line(case))
             for warning in case.warnings:
-                say(f"warning: {warning}")
+                say_case(WARNING + warning)
         yield case
 
 
@@ -201,6 +210,10 @@ def _finish(folder: Path, written: Manifest) -> None:
         write_file(folder / "skipped.csv", table.getvalue().encode())
     manifest.save(written, folder)
     shard_folder.remove_parts(folder)
+
+
+def _skipped_line(case: SkippedCase) -> str:
+    return f"{case.case_id}: skipped: {case.reason}"
 
 
 def _coverage_line(case: PreparedCase) -> str:

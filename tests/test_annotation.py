@@ -1,5 +1,6 @@
 """Sparse labels: runs, counts, and a resampling that neither loses nor invents annotation."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from tl3d_keras.annotation import IGNORE, coverage, from_runs, resample_labels, to_runs
 from tl3d_keras.resampling import resampled_shape
 
-BOUNDED = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+BOUNDED = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 LABELS = st.sampled_from([IGNORE, IGNORE, IGNORE, 0, 0, 1, 2, 3])
 SHAPES = st.tuples(*[st.integers(1, 6)] * 3)
 
@@ -132,8 +133,25 @@ class Grids(NamedTuple):
 
 
 @st.composite
+def lone(draw) -> np.ndarray:
+    """What is lost most easily: a lone slice, a scribble of a voxel, a point where labels meet."""
+    labels = unannotated(*draw(st.tuples(*[st.integers(2, 9)] * 3)))
+    place = tuple(draw(st.integers(0, n - 2)) for n in labels.shape)
+    kind = draw(st.sampled_from(["slice", "voxel", "point"]))
+    if kind == "slice":
+        np.moveaxis(labels, draw(st.integers(0, 2)), 0)[place[0] % min(labels.shape)] = 1
+    elif kind == "voxel":
+        labels[place] = draw(st.sampled_from([0, 1, 2, 3]))
+    else:
+        z, y, x = place
+        labels[z : z + 2, y : y + 2, x : x + 2] = [[[0, 1], [2, 3]], [[2, 3], [0, 1]]]
+    return labels
+
+
+@st.composite
 def grids(draw) -> Grids:
-    labels = draw(SHAPES.flatmap(lambda shape: arrays(np.uint8, shape, elements=LABELS)))
+    anything = SHAPES.flatmap(lambda shape: arrays(np.uint8, shape, elements=LABELS))
+    labels = draw(anything | lone())
     spacing = draw(st.tuples(*[st.floats(0.3, 8)] * 3))
     factors = draw(st.tuples(*[st.floats(0.2, 5)] * 3))
     return Grids(labels, spacing, tuple(s / f for s, f in zip(spacing, factors, strict=True)))
@@ -187,16 +205,16 @@ def test_resampling_neither_loses_nor_invents(case):
 def scans(draw) -> Grids:
     """Blocks of four structures in a volume of which whole slices are unannotated."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    shape = draw(st.tuples(*[st.integers(20, 32)] * 3))
+    shape = draw(st.tuples(*[st.integers(16, 24)] * 3))
     labels = np.zeros(shape, np.uint8)
     for value in (1, 2, 3, 4):
-        start = rng.integers(0, 18, 3)
+        start = rng.integers(0, 14, 3)
         labels[
             tuple(slice(s, s + n) for s, n in zip(start, rng.integers(1, 14, 3), strict=True))
         ] = value
     labels[rng.random(shape[0]) < draw(st.sampled_from([0.0, 0.5, 0.95]))] = IGNORE
     spacing = draw(st.tuples(*[st.floats(0.3, 8)] * 3))
-    factors = draw(st.tuples(*[st.floats(0.2, 2.5)] * 3))
+    factors = draw(st.tuples(*[st.floats(0.2, 5)] * 3))
     return Grids(labels, spacing, tuple(s / f for s, f in zip(spacing, factors, strict=True)))
 
 
@@ -205,21 +223,17 @@ def scans(draw) -> Grids:
 def test_resampling_agrees_with_the_nearest_source_label(case):
     shape = resampled_shape(case.labels.shape, case.spacing, case.new_spacing)
     found = resample_labels(case.labels, case.spacing, shape, case.new_spacing)
-    nearest = case.labels[
-        np.ix_(
-            *(
-                np.abs(
-                    (np.arange(new) + 0.5 - new / 2)[:, None] * t
-                    - (np.arange(old) + 0.5 - old / 2) * s
-                ).argmin(1)
-                for new, t, old, s in zip(
-                    shape, case.new_spacing, case.labels.shape, case.spacing, strict=True
-                )
-            )
-        )
-    ]
-    annotated = nearest != IGNORE
-    disagree = np.count_nonzero(found[annotated] != nearest[annotated])
+    # Half-way between two old voxels, either is the nearest.
+    either = []
+    for new, t, old, s in zip(
+        shape, case.new_spacing, case.labels.shape, case.spacing, strict=True
+    ):
+        place = (np.arange(new) + 0.5 - new / 2) * (t / s) + old / 2 - 0.5
+        places = np.rint([place - 1e-6, place + 1e-6]).clip(0, old - 1)
+        either.append(places.astype(int))
+    nearest = np.stack([case.labels[np.ix_(*places)] for places in itertools.product(*either)])
+    annotated = (nearest != IGNORE).all(0)
+    disagree = np.count_nonzero((found != nearest).all(0)[annotated])
     # Beside one voxel for each structure that would have vanished.
     assert disagree <= 0.01 * annotated.sum() + 4
     assert set(np.unique(found)) == set(np.unique(case.labels)) or found.size < 100

@@ -1,5 +1,7 @@
 """What is proposed follows from the annotated voxels, for reasons that are told."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers import case_entry
@@ -56,9 +58,29 @@ def test_lungs_do_not_widen_the_window():
     assert alone.window == [(-998.0, -702.0)] and "left out" not in alone.reasons[1]
 
 
-def test_gas_does_not_widen_the_window():
-    (window,) = propose(*SPACING, ["CT"], ["colon"], [case(colon=(-1000, 1000))]).window
-    assert window == (-600.0, 1090.0)
+def with_gas(share: float) -> np.ndarray:
+    """-50 to 50 HU, and between air and those where gas is near."""
+    gas = np.linspace(-1000, -50, int(1000 * share), endpoint=False)
+    return np.concatenate([gas, np.linspace(-50, 50, 1000 - len(gas))])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.15])
+def test_gas_does_not_widen_the_window(share):
+    stomach = StructureStatistics(1.0, [describe(with_gas(share))])
+    entry = case(liver=(0, 200))
+    entry = replace(entry, structures={**entry.structures, "stomach": stomach})
+    ((low, high),) = propose(*SPACING, ["CT"], ["liver", "stomach"], [entry]).window
+    # Its tissue begins at -50; all of the liver is there.
+    assert -250 <= low <= -110 and 248 <= high <= 275
+
+
+def test_a_small_structure_of_low_values_is_in_the_window():
+    fat = StructureStatistics(1.0, [describe(np.linspace(-120, -80, 9))])
+    entry = case(liver=(0, 200))
+    entry = replace(entry, structures={"liver": entry.structures["liver"], "fat": fat})
+    big = [case(liver=(0, 200)) for _ in range(40)]
+    ((low, _),) = propose(*SPACING, ["CT"], ["liver", "fat"], [entry, *big]).window
+    assert low < -120
 
 
 def test_window_of_a_structure_of_one_value_is_not_empty():

@@ -157,6 +157,21 @@ def test_every_way_to_cut_a_file_short_is_refused(tmp_path, originals, kind):
         assert assert_clear(path) is None, stop
 
 
+def test_a_name_that_hides_the_compression(tmp_path, originals):
+    path = write(tmp_path, ".nii", originals[".nii.gz"], originals)
+    with pytest.raises(InputError, match="it is compressed; rename it to end in .nii.gz"):
+        volume_io.read(path)
+    plain = write(tmp_path, ".nii.gz", originals[".nii"], originals)
+    assert volume_io.read(plain).shape == SHAPE
+
+
+def test_reasons_are_the_same_in_every_process(tmp_path, originals):
+    path = write(tmp_path, ".mha", originals[".mha"].replace(b"MET_SHORT", b"MET_LONGS"), originals)
+    with pytest.raises(InputError, match="a.mha: cannot read: ") as raised:
+        volume_io.read(path)
+    assert "0x" not in str(raised.value)
+
+
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_a_flipped_bit_in_a_compressed_file_is_seen(tmp_path, rng, suffix):
     noise = rng.integers(-999, 999, (10, 20, 30, 1)).astype(np.int16)
@@ -193,6 +208,12 @@ def test_data_outside_the_folder_are_not_read(tmp_path, originals):
             path = write(folder, kind, content.replace(b"data.raw", name.encode()), originals)
             with pytest.raises(InputError, match="expected its data file inside .* found "):
                 volume_io.read(path)
+        # A link that lies in the folder was put there by its owner.
+        write(folder, kind, content, originals)
+        (folder / "data.raw").unlink()
+        (folder / "data.raw").symlink_to(tmp_path / "data.raw")
+        assert volume_io.read(path).shape == SHAPE
+        (folder / "data.raw").unlink()
 
 
 @pytest.mark.parametrize(

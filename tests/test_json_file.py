@@ -14,7 +14,7 @@ def test_object(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "a.json: cannot read; expected a folder of ours$"),
+        (None, "a.json: cannot read: No such file or directory; expected a folder of ours$"),
         (b"{", "a.json: not valid JSON: "),
         (b"\xff\xfe", "a.json: not valid JSON: "),
         (b"[" * 100_000, "a.json: not valid JSON: "),

@@ -171,7 +171,8 @@ def test_annotated_labels(tmp_path):
             "\"annotated_labels\" names the case 'z', which is not among the training cases",
         ),
         ({**NNUNET, "file_ending": ".png"}, "expected \"file_ending\" of .* found '.png'"),
-        (NNUNET, "expected training cases, found none"),
+        (NNUNET, "expected files such as imagesTr/CASE_0000.nrrd, found none"),
+        ({**DECATHLON, "training": []}, "expected training cases, found none"),
     ],
 )
 def test_dataset_json_that_cannot_be_used(tmp_path, content, message):
@@ -205,24 +206,56 @@ def test_nnunet_file_is_missing(tmp_path, missing):
         layouts.read_layout(folder)
 
 
-def test_link_out_of_the_folder(tmp_path):
-    outside = tmp_path / "outside.nrrd"
-    outside.touch()
-    folder = tmp_path / "set"
-    folder.mkdir()
-    (folder / "a.nrrd").symlink_to(outside)
-    data_set(folder, {**DECATHLON, "training": ["a.nrrd"]})
-    with pytest.raises(InputError, match="expected files inside .* found 'a.nrrd'"):
+def linked(tmp_path: Path, folder: Path, *names: str) -> None:
+    """Moves files or folders out of `folder` and leaves links to them."""
+    (tmp_path / "elsewhere").mkdir()
+    for number, name in enumerate(names):
+        moved = (folder / name).rename(tmp_path / f"elsewhere/{number}")
+        (folder / name).symlink_to(moved)
+
+
+def test_links_are_followed(tmp_path):
+    files = [*nnunet_files("p1"), "annotatedTr/p1.nrrd"]
+    folder = data_set(tmp_path / "set", NNUNET, *files)
+    plain = layouts.read_layout(folder)
+    linked(tmp_path, folder, "labelsTr/p1.nrrd", "imagesTr", "annotatedTr/p1.nrrd", "dataset.json")
+    assert layouts.read_layout(folder) == plain
+    (tmp_path / "second").symlink_to(folder)
+    assert layouts.read_layout(tmp_path / "second").cases[0].images[0].exists()
+
+
+def test_link_to_nothing(tmp_path):
+    folder = data_set(tmp_path, {**DECATHLON, "training": ["a.nrrd"]})
+    (folder / "a.nrrd").symlink_to("annex/a.nrrd")
+    with pytest.raises(InputError, match="a.nrrd: a link to annex/a.nrrd, though .*lists it"):
         layouts.read_layout(folder)
 
 
-def test_nnunet_link_out_of_the_folder(tmp_path):
-    folder = data_set(tmp_path / "set", NNUNET, *nnunet_files("p1"))
-    (folder / "labelsTr/p1.nrrd").unlink()
-    (tmp_path / "outside.nrrd").touch()
-    (folder / "labelsTr/p1.nrrd").symlink_to(tmp_path / "outside.nrrd")
-    with pytest.raises(InputError, match="expected files inside .* found 'labelsTr/p1.nrrd'"):
+def test_no_way_up_behind_a_link(tmp_path):
+    (tmp_path / "secret.nrrd").touch()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/link").symlink_to(tmp_path / "linked")
+    folder = data_set(tmp_path / "set", {**DECATHLON, "training": ["link/../secret.nrrd"]})
+    assert (folder / "link/../secret.nrrd").exists()
+    with pytest.raises(InputError, match=r"expected files inside .* 'link/\.\./secret.nrrd'"):
         layouts.read_layout(folder)
+
+
+def test_what_systems_leave_in_folders_is_no_case(tmp_path):
+    files = nnunet_files("p1")
+    junk = [f"{Path(name).parent}/._{Path(name).name}" for name in files]
+    folder = data_set(tmp_path, NNUNET, *files, *junk, "imagesTr/.DS_Store", "labelsTr/Thumbs.db")
+    assert [case.case_id for case in layouts.read_layout(folder).cases] == ["p1"]
+
+
+def test_nnunet_file_ending_as_it_is_written(tmp_path):
+    files = [name.replace(".nrrd", ".NRRD") for name in nnunet_files("p1")]
+    folder = data_set(tmp_path, NNUNET, *files)
+    with pytest.raises(InputError, match=r"such as imagesTr/CASE_0000\.nrrd, found .*NRRD"):
+        layouts.read_layout(folder)
+    data_set(tmp_path, {**NNUNET, "file_ending": ".NRRD"})
+    assert [case.case_id for case in layouts.read_layout(folder).cases] == ["p1"]
 
 
 def test_annotated_mask_a_case(tmp_path):
@@ -305,14 +338,11 @@ def test_totalsegmentator_that_cannot_be_used(tmp_path, files, message):
         layouts.read_layout(total(tmp_path, *TOTAL, *files))
 
 
-@pytest.mark.parametrize("name", ["s2/ct.nii.gz", "s0/segmentations/heart.nii.gz"])
-def test_totalsegmentator_link_out_of_the_folder(tmp_path, name):
+def test_totalsegmentator_links_are_followed(tmp_path):
     folder = total(tmp_path / "set", *TOTAL)
-    (tmp_path / "outside.nii.gz").touch()
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).symlink_to(tmp_path / "outside.nii.gz")
-    with pytest.raises(InputError, match=f"expected files inside .* found '{name}'"):
-        layouts.read_layout(folder)
+    plain = layouts.read_layout(folder)
+    linked(tmp_path, folder, "s0/segmentations/liver.nii.gz", "s0/ct.nii.gz", "s1")
+    assert layouts.read_layout(folder) == plain
 
 
 def table(folder: Path, text: str, *files: str) -> Path:
@@ -346,11 +376,17 @@ def test_csv(tmp_path):
 HEADER = "case_id,image,label\n"
 
 
+def test_csv_as_spreadsheets_write_it_where_the_comma_is_decimal(tmp_path):
+    text = 'case_id;image;label;annotated_labels\r\n"a,1";i.nrrd;l.nrrd;"liver;heart"\r\n;;;\r\n'
+    found = layouts.read_layout(table(tmp_path, text, "i.nrrd", "l.nrrd"), ["heart", "liver"], "T")
+    assert [(case.case_id, case.annotated) for case in found.cases] == [("a,1", ("liver", "heart"))]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "expected the header case_id,image.* found ''"),
-        ("case_id;image;label\na;i.nrrd;l.nrrd\n", "expected the header .* found 'case_id;image"),
+        ("case_id;image\na;i.nrrd\n", "expected the header .* found 'case_id,image'"),
         ("case_id,image,image3,label\n", "expected the header"),
         ("case_id,image,label,annotated_label\n", "expected the header"),
         ("case_id,image,image,label\n", "expected the header"),

@@ -185,6 +185,7 @@ INSANE = [
     ({"geometry": [0.0, *GEOMETRY[1:]]}, "expected finite geometry and positive spacing"),
     ({"geometry": [*GEOMETRY[:6], *[1.0] * 9]}, "a direction of orthogonal unit vectors"),
     ({"case_id": [b"a\nb"]}, "expected the name of a case, found 'a.nb'"),
+    ({"case_id": [b"\x80"]}, "expected the name of a case, found '.udc80'"),
 ]
 # What only `check` looks at.
 CHECK_ALONE = ("stream", "finite", "name", "geometry", "direction", "different", "found 3")

@@ -256,7 +256,7 @@ def test_a_failing_write_leaves_the_former_page(tmp_path, monkeypatch):
         ({}, "expected something to report"),
         ({"scores": "nameless"}, "--scores: expected NAME=DIR .*, found 'nameless'"),
         ({"runs": "a=x,a=y"}, "--runs: expected NAME=DIR with different names, found 'a=y'"),
-        ({"scores": "a={root}"}, "metrics.json: cannot read; .* experiments.evaluate"),
+        ({"scores": "a={root}"}, "metrics.json: cannot read: No .*; .* experiments.evaluate"),
         ({"scores": "a={root}/broken"}, "metrics.json: expected summary and cases .*, found other"),
         ({"runs": "a={root}/broken"}, "run.json: not valid JSON"),
         ({"runs": "a={root}/text"}, "metrics.csv: expected the numbers of a training run"),

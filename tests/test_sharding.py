@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import make_shards, write_dataset
 
-from data_tools import case_pool, layouts, prepare
+from data_tools import case_pool, case_reader, layouts, prepare
 from data_tools.plan import make_plan, read_header
 from data_tools.reading import ReadOptions
 from data_tools.sharding import ShardOptions, shard_dataset
@@ -221,6 +221,30 @@ def test_records_of_other_settings_are_not_replaced_unasked(dataset_dir, tmp_pat
     assert contents(out) == former
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "case_1.nii.gz: expected memory for this case, found too little"),
+        (OSError(5, "Input/output error", "disk/file"), "disk/file: Input/output error"),
+    ],
+)
+def test_what_the_machine_lacks_stops_one_case(
+    dataset_dir, tmp_path, monkeypatch, capsys, error, reason
+):
+    read = case_reader.read_case
+
+    def fail_once(source, *others):
+        if source.case_id == "case_1":
+            raise error
+        return read(source, *others)
+
+    monkeypatch.setattr(case_reader, "read_case", fail_once)
+    with pytest.raises(InputError, match=reason):
+        make_shards(dataset_dir, tmp_path / "out")
+    assert len(make_shards(dataset_dir, tmp_path / "out", on_error="skip").cases) == 4
+    assert reason in capsys.readouterr().out
+
+
 def test_two_at_once(dataset_dir, tmp_path):
     with whole_folder(tmp_path / "out", resume=True):
         with pytest.raises(InputError, match="/out: another process is writing it"):
@@ -312,6 +336,7 @@ def test_what_waits_stays_within_the_memory(dataset_dir, monkeypatch):
     assert len(started) == len(cases)
 
 
+@pytest.mark.cluster
 def test_beam(dataset_dir, expected, tmp_path):
     pytest.importorskip("apache_beam", reason="needs the cluster extra")
     make_shards(dataset_dir, tmp_path / "out", runner="beam", **ONE_CASE_A_SHARD)
@@ -321,6 +346,7 @@ def test_beam(dataset_dir, expected, tmp_path):
     assert replace(beam, tool_version="") == replace(whole, tool_version="")
 
 
+@pytest.mark.cluster
 def test_beam_tells_the_bad_case(own_dataset_dir, tmp_path):
     pytest.importorskip("apache_beam", reason="needs the cluster extra")
     spoil(own_dataset_dir, "case_1")

@@ -59,6 +59,7 @@ def start_all(records: Path, output: Path) -> list[subprocess.Popen]:
     ]
 
 
+@pytest.mark.cluster
 @keras_2
 def test_two_workers_of_which_one_dies(tmp_path):
     records = helpers.write_records(tmp_path, num_cases=5)
@@ -111,6 +112,7 @@ def assert_trained_alike(records: Path, folder: Path) -> None:
         assert row == pytest.approx(other, abs=1e-4)
 
 
+@pytest.mark.cluster
 @keras_2
 def test_no_cluster(monkeypatch):
     for name in ("TF_CONFIG", "SLURM_PROCID"):

@@ -27,14 +27,18 @@ def storage_class(path: Path) -> str | None:
         Its MediaStorageSOPClassUID, or None for a file that is not DICOM.
 
     Raises:
-        InputError: an element claims more than the file holds, or the transfer syntax is not read.
+        InputError: the file cannot be read, an element claims more than it holds, or the transfer
+            syntax is not read.
     """
-    if not path.is_file() or path.stat().st_size <= _START:
-        return None
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[_START - 4 : _START] != b"DICM":
+    try:
+        if not path.is_file() or path.stat().st_size <= _START:
             return None
-        found = _walk(path, data)
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data[_START - 4 : _START] != b"DICM":
+                return None
+            found = _walk(path, data)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror}") from error
     return found.get(_STORAGE_CLASS, b"").decode("ascii", "replace")
 
 

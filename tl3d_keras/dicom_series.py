@@ -55,7 +55,11 @@ def list_series(folder: Path) -> list[Series]:
     groups: dict[str, list[Path]] = {}
     headers: dict[str, sitk.ImageFileReader] = {}
     images, others = set(), {}
-    for file in sorted(folder.iterdir()):
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot read: {error.strerror}") from error
+    for file in files:
         kind = dicom_elements.storage_class(file)
         if kind is None:
             continue
@@ -121,7 +125,9 @@ def read(folder: Path, series: str | None = None) -> sitk.Image:
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"{folder}: cannot read the DICOM series: {_reason(error)}") from error
+        raise InputError(
+            f"{folder}: cannot read the DICOM series: {file_headers.reason(error)}"
+        ) from error
     image.SetOrigin(slices[0].position.tolist())
     image.SetSpacing(spacing)
     image.SetDirection(direction.ravel().tolist())
@@ -135,10 +141,6 @@ def _header(file: Path) -> sitk.ImageFileReader:
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
     return reader
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
 
 
 def _text(reader: sitk.ImageFileReader, tag: str) -> str:
@@ -161,7 +163,7 @@ def _slice(path: Path) -> _Slice:
     try:
         reader = _header(path)
     except RuntimeError as error:
-        raise InputError(f"{path}: cannot read: {_reason(error)}") from error
+        raise InputError(f"{path}: cannot read: {file_headers.reason(error)}") from error
     file_headers.check_size(path, reader, path.stat().st_size * file_headers.MAX_COMPRESSION)
     file_headers.check_spacing(path, reader.GetSpacing()[:2])
     if reader.GetNumberOfComponents() != 1 or np.prod(reader.GetSize()[2:]) != 1:

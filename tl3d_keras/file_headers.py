@@ -1,5 +1,6 @@
 """What a file's header claims, checked before anything of that size is allocated."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,13 @@ def check_spacing(path: Path, spacing: Sequence[float]) -> None:
             f"{path}: expected a spacing above 0 and at most {MAX_SPACING:g} mm, found "
             f"{', '.join(f'{s:g}' for s in spacing)} (x, y, z)"
         )
+
+
+def reason(error: Exception) -> str:
+    """What SimpleITK or the system says, in one line that is the same in every process."""
+    said = (isinstance(error, OSError) and error.strerror) or str(error)
+    line = said.strip().splitlines()[-1].strip()
+    return re.sub(r"^(ITK ERROR: )?\w+\(0x[0-9a-f]+\): ", "", line)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def read_object(path: str | os.PathLike, expected: str) -> dict[str, Any]:
             parse_constant=_refuse_constant,
         )
     except OSError as error:
-        raise InputError(f"{path}: cannot read; expected {expected}") from error
+        raise InputError(f"{path}: cannot read: {error.strerror}; expected {expected}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(content, dict):

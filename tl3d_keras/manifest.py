@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from tl3d_keras import json_file, manifest_check
 from tl3d_keras.distribution import Distribution
 from tl3d_keras.errors import InputError
+from tl3d_keras.whole_folder import write_file
 
 FILE_NAME = "manifest.json"
 SCHEMA_VERSION = 2
@@ -173,9 +174,9 @@ def first_problem(error: ValidationError) -> str:
 
 
 def save(manifest: Manifest, folder: str | os.PathLike) -> None:
-    """Writes `folder/manifest.json`."""
+    """Writes `folder/manifest.json`; it appears when whole."""
     text = json.dumps(asdict(manifest), indent=1)
-    (Path(folder) / FILE_NAME).write_text(text + "\n")
+    write_file(Path(folder) / FILE_NAME, f"{text}\n".encode())
 
 
 def load(folder: str | os.PathLike, check_shards: bool = True) -> Manifest:

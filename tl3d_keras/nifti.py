@@ -88,7 +88,7 @@ def read(path: Path, suffix: str) -> sitk.Image:
         InputError: header, spacing or sform is none, or as `file_headers.checked_reader`.
         RuntimeError: SimpleITK cannot read the file.
     """
-    _check_pixdim(path)
+    check_header(path)
     try:
         image = file_headers.checked_reader(path, suffix).Execute()
         alone = False
@@ -104,10 +104,12 @@ def read(path: Path, suffix: str) -> sitk.Image:
     return image
 
 
-def _check_pixdim(path: Path) -> None:
+def check_header(path: Path) -> None:
     """Raises an `InputError` unless there is a header, whose three spacings are above 0."""
     with _opened(path) as file:
         header = file.read(max(_PIXDIM))
+        if isinstance(file, gzip.GzipFile) and path.name.lower().endswith(".nii"):
+            raise InputError(f"{path}: cannot read: it is compressed; rename it to end in .nii.gz")
     for order in "<>":
         size = int.from_bytes(header[:4], "little" if order == "<" else "big")
         if size in _PIXDIM and len(header) >= size:
@@ -185,4 +187,4 @@ def _opened(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
             raw.seek(0)
             yield gzip.GzipFile(fileobj=raw) if packed else raw
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot read: {error}") from error
+        raise InputError(f"{path}: cannot read: {file_headers.reason(error)}") from error

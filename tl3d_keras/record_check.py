@@ -51,7 +51,8 @@ def check(example_class: Any, serialized: bytes) -> tuple[Any, bytes]:
     except DecodeError as error:
         raise InputError("record: expected a tf.train.Example, found other bytes") from error
     features = {name: _values(example, name) for name in _COUNTS}
-    case_id = _text(features["case_id"][0])
+    # What is no UTF-8 becomes what is not printable.
+    case_id = features["case_id"][0].decode(errors="surrogateescape")
     if not case_id or not case_id.isprintable():
         raise InputError(f"record: expected the name of a case, found {case_id!r}")
     where = f"record of case {case_id}"

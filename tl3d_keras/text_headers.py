@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tl3d_keras.errors import InputError
+from tl3d_keras.named_file import named_file
 
 # What encodings are called that zlib decodes.
 DEFLATED = ("true", "gz", "gzip")
@@ -96,8 +97,8 @@ def locate(path: Path, image_io: str) -> Data:
     name = fields.get(_FILE[image_io], "LOCAL")
     if name.upper() == "LOCAL":
         return Data(path, len(header), encoding, has_spacing)
-    data = path.parent / name
-    if "\0" in name or not data.resolve().is_relative_to(path.parent.resolve()):
+    data = None if "\0" in name else named_file(path.parent, name)
+    if data is None:
         raise InputError(f"{path}: expected its data file inside {path.parent}, found {name!r}")
     if not data.is_file():
         raise InputError(f"{path}: expected one data file, found {name!r}")

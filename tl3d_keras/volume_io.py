@@ -208,8 +208,4 @@ def _suffix(path: Path) -> str | None:
 
 def _failure(what: str, error: Exception) -> Exception:
     kind = MemoryError if memory.ran_out(error) else InputError
-    return kind(f"{what}: {_last_line(error)}")
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+    return kind(f"{what}: {file_headers.reason(error)}")

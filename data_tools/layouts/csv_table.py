@@ -1,6 +1,7 @@
 """A table of cases: `case_id,image[,image2...],label[,annotated_mask][,annotated_labels]`."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,8 +79,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
     try:
         # Spreadsheets start UTF-8 with a mark.
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader if line]
+            text = file.read()
+            # Where the comma is that of decimals, spreadsheets part cells by semicolons.
+            comma = "," if "," in text.partition("\n")[0] else ";"
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
+            # They leave empty rows at the end.
+            lines = [(number, cells) for number, cells in lines if any(cells)]
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:

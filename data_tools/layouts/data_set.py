@@ -7,6 +7,7 @@ from typing import Any
 
 from tl3d_keras.annotation import IGNORE, MAX_STRUCTURES
 from tl3d_keras.errors import InputError
+from tl3d_keras.named_file import named_file
 
 
 @dataclass(frozen=True)
@@ -97,21 +98,19 @@ def check_annotated(
 
 
 def inside(folder: Path, name: str, listed_in: Path) -> Path:
-    """The file `name` of `folder`.
+    """The file `name` of `folder`; links are followed.
 
     Raises:
-        InputError: there is no such file, or it lies elsewhere, by `..`, by a link or because the
-            name is an absolute path.
+        InputError: there is no such file, or the name leads elsewhere by `..` or as an absolute
+            path.
     """
-    check_name(name, "file", listed_in)
-    file = folder / name
-    try:
-        within = file.resolve().is_relative_to(folder.resolve())
-        exists = within and file.exists()
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{listed_in}: expected the name of a file, found {name!r}") from error
-    if not within:
+    file = named_file(folder, check_name(name, "file", listed_in))
+    if file is None:
         raise InputError(f"{listed_in}: expected files inside {folder}, found {name!r}")
-    if not exists:
-        raise InputError(f"{file}: no such file, though {listed_in} lists it")
+    try:
+        if not file.exists():
+            found = f"a link to {file.readlink()}" if file.is_symlink() else "no such file"
+            raise InputError(f"{file}: {found}, though {listed_in} lists it")
+    except OSError as error:
+        raise InputError(f"{file}: cannot read: {error.strerror}") from error
     return file

@@ -148,13 +148,26 @@ def _decathlon_pairs(content: dict[str, Any], path: Path) -> _Pairs:
 
 def _nnunet_pairs(content: dict[str, Any], path: Path, num_channels: int) -> _Pairs:
     ending = content.get("file_ending", ".nii.gz")
-    if ending not in SUFFIXES:
+    if not isinstance(ending, str) or ending.lower() not in SUFFIXES:
         raise InputError(
             f'{path}: expected "file_ending" of {", ".join(SUFFIXES)}, found {ending!r}'
         )
     folder = path.parent
     pairs: _Pairs = []
-    for first in sorted((folder / "imagesTr").glob(f"*_0000{ending}")):
+    # Files that begin with a dot are what systems keep beside files.
+    try:
+        files = sorted(f for f in (folder / "imagesTr").iterdir() if not f.name.startswith("."))
+    except FileNotFoundError:
+        files = []
+    except OSError as error:
+        raise InputError(f"{folder / 'imagesTr'}: cannot read: {error.strerror}") from error
+    firsts = [file for file in files if file.name.endswith(f"_0000{ending}")]
+    if not firsts:
+        raise InputError(
+            f"{path}: expected files such as imagesTr/CASE_0000{ending}, found "
+            f"{files[0].name if files else 'none'}"
+        )
+    for first in firsts:
         name = first.name.removesuffix(f"_0000{ending}")
         listed = [f"imagesTr/{name}_{channel:04d}{ending}" for channel in range(num_channels)]
         listed.append(f"labelsTr/{name}{ending}")

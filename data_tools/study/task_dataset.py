@@ -62,9 +62,11 @@ def _found(path: Path, channels: int, structures: tuple[str, ...]) -> tuple[Case
     """The files of `imagesTr` and `labelsTr`, by name."""
     cases = []
     images = {
-        file.name: file for file in (path / "imagesTr").glob("*") if file.name.endswith(SUFFIXES)
+        file.name: file
+        for file in (path / "imagesTr").glob("[!.]*")
+        if file.name.endswith(SUFFIXES)
     }
-    for label in sorted((path / "labelsTr").glob("*")):
+    for label in sorted((path / "labelsTr").glob("[!.]*")):
         if not label.name.endswith(SUFFIXES):
             continue
         name = case_name(label)

@@ -1,9 +1,8 @@
 """The records of a task: one shard a case, made once; those of a cell, with fewer slices or not."""
 
-import os
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from data_tools.layouts import DataSet
 from data_tools.plan import PlannedShard
 from data_tools.prepare import prepare_arrays
 from data_tools.reading import ReadOptions
-from data_tools.sharding import ShardOptions, shard_dataset
+from data_tools.sharding import WARNING, Say, ShardOptions, shard_dataset
 from data_tools.study.study_file import Task
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.annotation import IGNORE
@@ -51,7 +50,7 @@ def make(
     names: tuple[Sequence[str], Sequence[str]],
     folder: Path,
     workers: int,
-    say: Callable[[str], None],
+    say: Say,
 ) -> tuple[Manifest, Manifest]:
     """Writes the records of a task's training and test cases, or finds them there.
 
@@ -78,7 +77,11 @@ def make(
     made = []
     for part, chosen in zip(("train", "test"), names, strict=True):
         cases = tuple(by_name[name] for name in chosen)
-        written = _sharded(replace(dataset, cases=cases), folder / part, options, say)
+
+        def say_of(line: str, part: str = part) -> None:
+            say(f"{folder.name} {part}: {line}")
+
+        written = _sharded(replace(dataset, cases=cases), folder / part, options, say_of)
         # Test cases come to the spacing that the training cases propose.
         z, y, x = written.spacing
         options = replace(options, spacing=(z, y, x))
@@ -149,7 +152,7 @@ def write_cell_records(
     for case in data.train.select([*names, *data.validation]):
         shard = data.train.shards[case.shard]
         if slices is None or case.case_id in data.validation:
-            _link(data.folder / "train" / shard.file, folder / shard.file)
+            shard_folder.second_name(data.folder / "train" / shard.file, folder / shard.file)
         else:
             draw = None if draw_seed is None else random.Random(f"{draw_seed} {case.case_id}")
             case, shard = _write_sparse(folder, data, case, slices, draw)
@@ -165,14 +168,6 @@ def write_cell_records(
         entries[: len(names)],
     )
     manifest_module.save(replace(whole, shards=shards, cases=entries, proposal=proposal), folder)
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name of a file, or a copy where the file system has none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _write_sparse(
@@ -195,13 +190,17 @@ def _write_sparse(
     return part.cases[0], part.shard
 
 
-def _sharded(
-    dataset: DataSet, folder: Path, options: ShardOptions, say: Callable[[str], None]
-) -> Manifest:
+def _sharded(dataset: DataSet, folder: Path, options: ShardOptions, say: Say) -> Manifest:
+    about_cases: list[str] = []
     try:
-        return shard_dataset(dataset, folder, options, say)
+        written = shard_dataset(dataset, folder, options, say, about_cases.append)
     except InputError:
         if not folder.is_dir():
             raise
         # Its files or options are others than they were.
-        return shard_dataset(dataset, folder, replace(options, overwrite=True), say)
+        options = replace(options, overwrite=True)
+        written = shard_dataset(dataset, folder, options, say, about_cases.append)
+    doubts = [line for line in about_cases if line.startswith(WARNING)]
+    if doubts:
+        say(f"{len(doubts)} warnings, such as {doubts[0].removeprefix(WARNING)}")
+    return written
