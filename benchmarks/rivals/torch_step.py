@@ -10,45 +10,8 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.nn import functional
-
-
-class UNet(nn.Module):
-    """That of Çiçek et al. with valid padding, as it is usually written."""
-
-    def __init__(self, filters: int, levels: int, classes: int) -> None:
-        super().__init__()
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        channels = 1
-        for level in range(levels):
-            first = filters * 2**level
-            self.down.append(_block(channels, first, 2 * first))
-            channels = 2 * first
-        for level in reversed(range(levels - 1)):
-            width = filters * 2 ** (level + 1)
-            self.up.append(_block(channels + width, width, width))
-            channels = width
-        self.head = nn.Conv3d(channels, classes, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        skips = []
-        for level, block in enumerate(self.down):
-            x = block(functional.max_pool3d(x, 2) if level else x)
-            skips.append(x)
-        skips.pop()
-        for block in self.up:
-            x = functional.interpolate(x, scale_factor=2)
-            skip = skips.pop()
-            crop = (skip.shape[-1] - x.shape[-1]) // 2
-            skip = skip[:, :, crop:-crop, crop:-crop, crop:-crop]
-            x = block(torch.cat([x, skip], 1))
-        return self.head(x).float()
-
-
-def _block(channels: int, first: int, second: int) -> nn.Sequential:
-    convolve = nn.Conv3d(channels, first, 3), nn.Conv3d(first, second, 3)
-    return nn.Sequential(convolve[0], nn.ReLU(True), convolve[1], nn.ReLU(True))
+from torch_unet import UNet
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -66,7 +29,7 @@ class Trainer:
 
     def __init__(self, config: dict, memory_format: torch.memory_format) -> None:
         torch.manual_seed(0)
-        network = UNet(config["filters"], config["levels"], config["classes"])
+        network = UNet(config["filters"], config["levels"], config["classes"], 0)
         self.network = network.to(memory_format=memory_format)
         self._rule = torch.optim.Adam(network.parameters(), 1e-3)
         size, output = config["size"], config["output"]
