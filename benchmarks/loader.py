@@ -128,10 +128,10 @@ def _print_table(
 
 
 def _batches(records_dir: str, config: dict[str, Any], label_size: int) -> Any:
-    from tl3d_keras import augmentation, case_source, input_pipeline, intensity, manifest
+    from tl3d_keras import augmentation, case_source, input_pipeline, manifest, run_parts
+    from tl3d_keras.run_settings import RunSettings
 
     loaded = manifest.load(records_dir)
-    window = loaded.proposal.window
     if not config.get("hold", True):
         fewer = sum(case_source.most_bytes(case) for case in loaded.cases) - 1
         input_pipeline.OPEN_BYTES = min(input_pipeline.OPEN_BYTES, fewer)
@@ -144,9 +144,7 @@ def _batches(records_dir: str, config: dict[str, Any], label_size: int) -> Any:
                 (config["patch_size"],) * 3,
                 (label_size,) * 3,
                 config["batch_size"],
-                intensity.Intensity("window", *zip(*window, strict=True))
-                if window
-                else intensity.Intensity("zscore"),
+                run_parts.choose_intensity(RunSettings(records_dir), loaded, base=None),
                 augmentation.preset(config["augmentation"], loaded.spacing, (0, 1)),
             ),
         )
