@@ -68,7 +68,7 @@ def read(source: CaseSource, image: Volume, dataset: DataSet, options: ReadOptio
         label = _labelled_slices(label)
     start = (0, 0, 0)
     if options.partial_labels:
-        start = _start_of(label, image, label_path, source.images[0])
+        start = _start_of(label, image, label_path, source)
     found = doubts.about_labels(label.array[..., 0], dataset.structures)
     found += placement.about_place(image.array[..., 0], label.array[..., 0], start)
     if (label.array == IGNORE).all():
@@ -167,27 +167,32 @@ def _check_annotated(
 
 
 def _start_of(
-    label: Volume, image: Volume, label_path: Path, image_path: Path
+    label: Volume, image: Volume, label_path: Path, source: CaseSource
 ) -> tuple[int, int, int]:
     """The first voxel (z, y, x) of the box of the image's grid that a label covers."""
+    image_path = source.images[0]
     for what in ("spacing", "direction"):
         if not np.allclose(
             getattr(label, what), getattr(image, what), rtol=0, atol=volumes.GEOMETRY_TOLERANCE
         ):
             raise InputError(f"{label_path}: expected the {what} of {image_path}, found another")
-    index = volumes.to_sitk(
-        image.with_array(image.array[..., :1])
-    ).TransformPhysicalPointToContinuousIndex(label.origin)
-    x, y, z = (round(i) for i in index)
+    index = source.label_offset or _index_of(label.origin, image)
+    z, y, x = (round(i) for i in index)
     start = z, y, x
     stop = [s + n for s, n in zip(start, label.shape, strict=True)]
-    off_grid = not np.allclose(index[::-1], start, atol=0.01)
+    off_grid = not np.allclose(index, start, atol=0.01)
     if off_grid or min(start) < 0 or any(e > n for e, n in zip(stop, image.shape, strict=True)):
         raise InputError(
             f"{label_path}: expected a box of whole voxels inside {image_path}, found "
             f"voxels {list(start)} to {stop} (z, y, x) of {image.shape}"
         )
     return start
+
+
+def _index_of(point: Sequence[float], image: Volume) -> Sequence[float]:
+    """Where a point (x, y, z) in mm lies on an image's grid, in voxels (z, y, x)."""
+    grid = volumes.to_sitk(image.with_array(image.array[..., :1]))
+    return grid.TransformPhysicalPointToContinuousIndex(point)[::-1]
 
 
 def _placed_on(label: Volume, image: Volume, start: Sequence[int]) -> Volume:

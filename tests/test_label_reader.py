@@ -110,6 +110,16 @@ def test_mask_and_slices_of_a_label_in_a_box(tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_label_in_a_box_whose_header_says_another_place(tmp_path):
+    case = source(tmp_path, labels()[1:3])
+    expected = np.full(SHAPE, IGNORE)
+    expected[1:3] = labels()[1:3]
+    partial = ReadOptions(partial_labels=True)
+    np.testing.assert_array_equal(read(replace(case, label_offset=(1, 0, 0)), partial), expected)
+    with pytest.raises(InputError, match=r"label.nrrd: expected a box .* found voxels \[3, 0, 0\]"):
+        read(replace(case, label_offset=(3, 0, 0)), partial)
+
+
 def binary(folder: Path, overlapping: bool = False, **values: int) -> CaseSource:
     """Liver in slices 1 and 2, spleen in slice 3 and, overlapping, in slice 2 as well."""
     masks = []

@@ -22,6 +22,14 @@ from tl3d_keras.study import outcome
 from tl3d_keras.study.outcome import CellKey
 
 ROOT = Path(__file__).resolve().parents[1]
+# A label whose place is given though it covers the whole image.
+MOVED = {
+    "dataset_dir": "d",
+    "labels": {"box": 1},
+    "channels": ["CT"],
+    "test": ["a"],
+    "cases": {"a": {"images": ["i.nii"], "label": "l.nii", "label_offset": [1, 0, 0]}},
+}
 STUDIES = sorted((ROOT / "experiments" / "studies").glob("*.json"))
 
 
@@ -96,6 +104,10 @@ def grid(study, place, data, **base_paths):
         ({"baseline": "none"}, "expected a baseline of scratch, finetune, found 'none'"),
         ({"tasks": {"boxes": {"dataset_dir": "d"}}}, "task boxes: expected test cases or splits"),
         ({"tasks": {"boxes": 3}}, "study.json: not a study: tasks.boxes"),
+        (
+            {"tasks": {"boxes": MOVED}},
+            "expected partial_labels and a label beside label_offset of a",
+        ),
     ],
 )
 def test_a_wrong_study_file_is_named_in_one_line(make_study, changes, message):

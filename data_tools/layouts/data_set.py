@@ -22,6 +22,8 @@ class CaseSource:
             them (DICOM).
         masks: (structure, binary file) pairs in place of `label`.
         annotated_mask: a file that is not 0 where a voxel was annotated.
+        label_offset: (z, y, x) of the first voxel of a label that covers a box of the image's grid,
+            instead of what its header says.
     """
 
     case_id: str
@@ -30,6 +32,7 @@ class CaseSource:
     annotated: tuple[str, ...] | None
     masks: tuple[tuple[str, Path], ...] = ()
     annotated_mask: Path | None = None
+    label_offset: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)

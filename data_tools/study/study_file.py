@@ -15,6 +15,7 @@ from tl3d_keras.manifest import first_problem
 # Names become folders, and `@` parts a mode from its base.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=60)]
 Positive = Annotated[int, Field(ge=1)]
+Offset = Annotated[int, Field(ge=0)]
 Spacing = tuple[
     Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
 ]
@@ -47,11 +48,14 @@ class CaseFiles:
         images: one a channel, or one with all; a folder is a DICOM series.
         label: its label file.
         masks: structure -> binary file, in place of `label`.
+        label_offset: with `partial_labels`, the voxel (z, y, x) of the image at which the label
+            starts, in place of what its header says.
     """
 
     images: tuple[str, ...]
     label: str | None = None
     masks: dict[str, str] = field(default_factory=dict)
+    label_offset: tuple[Offset, Offset, Offset] | None = None
     __pydantic_config__ = _STRICT
 
 
@@ -264,6 +268,10 @@ def _check_task(name: str, task: Task, study: Study, path: str | Path) -> None:
     for case, files in task.cases.items():
         if not files.images or bool(files.label) == bool(files.masks):
             raise InputError(f"{where}: expected images and either label or masks of {case}")
+        if files.label_offset and not (task.partial_labels and files.label):
+            raise InputError(
+                f"{where}: expected partial_labels and a label beside label_offset of {case}"
+            )
     if task.cases and not task.labels:
         raise InputError(f"{where}: expected labels beside cases, found none")
 

@@ -54,7 +54,8 @@ def _listed(task: Task, path: Path, structures: tuple[str, ...]) -> tuple[CaseSo
             if not file.exists():
                 raise InputError(f"{file}: no such file, though the study lists it")
         annotated = tuple(structure for structure, _ in masks) or structures
-        cases.append(CaseSource(name, images, label, annotated, masks))
+        offset = files.label_offset
+        cases.append(CaseSource(name, images, label, annotated, masks, label_offset=offset))
     return tuple(cases)
 
 
