@@ -16,6 +16,8 @@ _PANELS_A_ROW = 3
 _BASELINE_COLOUR = "#6d7685"
 _LINES = ("-", "--", "-.", ":")
 _MAX_TICKS = 8
+# Ticks that are nearer than this ratio would print over one another.
+_APART = 1.2
 # Lines stand a little beside one another, so that their intervals can be told apart.
 _DODGE = 1.02
 
@@ -121,12 +123,14 @@ def _draw_line(
 def _finish(axes: Axes, places: Sequence[float], all_ticks: bool) -> None:
     axes.set_xscale("log", base=2)
     if all_ticks and len(places) <= _MAX_TICKS:
-        axes.xaxis.set_major_locator(FixedLocator(places))
+        apart = [p for p, before in zip(places, [0, *places], strict=False) if p > _APART * before]
+        axes.xaxis.set_major_locator(FixedLocator(apart))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    show_names_as_they_are(axes.legend(fontsize=8, frameon=False, loc="best"))
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+    show_names_as_they_are(axes.legend(fontsize=8, frameon=False, **below))
 
 
 def _names(findings: Findings, field: str) -> list:
