@@ -64,8 +64,9 @@ def main() -> None:
         "",
         *tables.structure_table(content, cases),
     ]
-    if not _CASE.value:
-        lines += ["", *tables.notes(content)]
+    notes = cases[0].warnings if _CASE.value else tables.notes(content)
+    if notes:
+        lines += ["", *notes]
     print("\n".join(lines), flush=True)
     if _VERIFY.value:
         manifest.verify(content, folder)

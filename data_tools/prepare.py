@@ -48,12 +48,10 @@ class PreparedCase:
     Attributes:
         fields: the features of its record.
         entry: the arguments of `manifest.CaseEntry` but for where the record lies.
-        warnings: lines for the user.
     """
 
     fields: Fields
     entry: dict[str, Any]
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -112,10 +110,11 @@ def prepare_arrays(
         "annotated_structures": list(case.annotated),
         "source_spacing": source_spacing,
         "source_shape": source_shape,
+        "warnings": list(case.warnings),
         **_statistics(case, structures, channels),
     }
     fields = make_fields(case.case_id, case.image, case.labels, numbers, encoding)
-    return PreparedCase(fields, entry, case.warnings)
+    return PreparedCase(fields, entry)
 
 
 def without_cases(dataset: DataSet) -> DataSet:

@@ -31,14 +31,12 @@ class Part:
         key: that of the plan.
         cases: in order; their `shard` is 0.
         skipped: the cases that could not be read.
-        warnings: lines for the user.
     """
 
     shard: ShardEntry | None
     key: str
     cases: list[CaseEntry]
     skipped: list[SkippedCase]
-    warnings: list[str]
 
 
 def find_part(folder: Path, planned: PlannedShard) -> Part | None:
@@ -66,7 +64,6 @@ def write_shard(
     temporary = folder / f".{planned.file}.writing"
     entries: list[CaseEntry] = []
     skipped: list[SkippedCase] = []
-    warnings: list[str] = []
     position = 0
     try:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
@@ -79,14 +76,13 @@ def write_shard(
                 position += _FRAME_BEFORE
                 entries.append(CaseEntry(shard=0, offset=position, bytes=len(data), **case.entry))
                 position += len(data) + _FRAME_AFTER
-                warnings += case.warnings
         shard = _finish(temporary, folder / planned.file, planned.key) if entries else None
     except (OSError, tf.errors.OpError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.message
         raise InputError(f"{folder / planned.file}: cannot write: {reason}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    part = Part(shard, planned.key, entries, skipped, warnings)
+    part = Part(shard, planned.key, entries, skipped)
     write_part(folder, planned, part)
     return part
 
@@ -122,7 +118,6 @@ def whole_parts(former: Path, plan: Sequence[PlannedShard]) -> dict[str, Part] |
             planned.key,
             [replace(case, shard=0) for case in content.cases if case.shard == index],
             [skipped[i] for i in (c.source.case_id for c in planned.cases) if i in skipped],
-            [],
         )
         if _is_whole(former, part):
             parts[planned.file] = part

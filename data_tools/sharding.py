@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from data_tools.reading import ReadOptions
 from data_tools.shard_folder import Part
 from tl3d_keras import __version__, manifest
 from tl3d_keras.errors import InputError
-from tl3d_keras.manifest import Manifest
+from tl3d_keras.manifest import CaseEntry, Manifest
 from tl3d_keras.whole_folder import check_free, whole_folder, write_file
 
 RUNNERS = ("local", "beam")
@@ -91,7 +91,9 @@ def shard_dataset(
     former = None if options.overwrite else shard_folder.whole_parts(output_dir, plan)
     if former is not None and len(former) == len(plan):
         say(f"{output_dir}: these records are complete")
-        return manifest.load(output_dir)
+        content = manifest.load(output_dir)
+        _warn(content.cases, say_case)
+        return content
     say(
         f"{len(dataset.cases)} cases, {len(dataset.structures)} structures, "
         f"spacing {', '.join(f'{s:g}' for s in spacing)} mm (z, y, x)"
@@ -140,12 +142,12 @@ def _make_parts(
     missing = [shard for shard in plan if found[shard.file] is None]
     if len(missing) < len(plan):
         say(f"{len(plan) - len(missing)} of {len(plan)} shards are there already")
+        _warn(_cases(found.values()), say_case)
     if options.runner == "beam":
         beam_runner.write_shards(folder, missing, settings, options.beam_arguments)
-        for shard in missing:
-            part = found[shard.file] = shard_folder.find_part(folder, shard)
-            for warning in part.warnings if part else ():
-                say_case(WARNING + warning)
+        made = {shard.file: shard_folder.find_part(folder, shard) for shard in missing}
+        found |= made
+        _warn(_cases(made.values()), say_case)
     else:
         cases = [case for shard in missing for case in shard.cases]
         prepared = prepare_all(cases, settings, options.workers, options.memory_bytes)
@@ -171,9 +173,19 @@ def _watched(
             say_case(_skipped_line(case))
         else:
             say_case(_coverage_line(case))
-            for warning in case.warnings:
+            for warning in case.entry["warnings"]:
                 say_case(WARNING + warning)
         yield case
+
+
+def _cases(parts: Iterable[Part | None]) -> Iterator[CaseEntry]:
+    return (case for part in parts if part for case in part.cases)
+
+
+def _warn(cases: Iterable[CaseEntry], say_case: Say) -> None:
+    for case in cases:
+        for warning in case.warnings:
+            say_case(WARNING + warning)
 
 
 def _merged(

@@ -24,9 +24,10 @@ def summary(content: Manifest) -> list[str]:
 
 
 def notes(content: Manifest) -> list[str]:
-    """What the data propose, and which cases are not among the records."""
+    """What the data propose, which cases are not among the records, and which look doubtful."""
     skipped = [f"{case['case_id']} skipped: {case['reason']}" for case in content.skipped]
-    return [*content.proposal.reasons, *skipped]
+    doubtful = [warning for case in content.cases for warning in case.warnings]
+    return [*content.proposal.reasons, *skipped, *doubtful]
 
 
 def case_table(content: Manifest, cases: Sequence[CaseEntry]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import make_shards, write_dataset
 
-from data_tools import case_pool, case_reader, layouts, prepare
+from data_tools import case_pool, case_reader, layouts, prepare, tables
 from data_tools.plan import make_plan, read_header
 from data_tools.reading import ReadOptions
 from data_tools.sharding import ShardOptions, shard_dataset
@@ -133,6 +133,20 @@ def test_a_changed_file_is_read_again(own_dataset_dir, tmp_path, capsys):
     assert "1 of 4 shards are there already" in capsys.readouterr().out
     assert written.cases[0].coverage["liver"]["voxels"] == 0
     assert written.cases[1].coverage["liver"]["voxels"] > 0
+
+
+def test_a_doubt_outlives_the_run_that_had_it(own_dataset_dir, tmp_path, capsys):
+    label = own_dataset_dir / "labelsTr" / "case_0.nii.gz"
+    volume = volume_io.read_labels(label)
+    volume_io.write(label, volume.with_array(np.full_like(volume.array, 255)))
+    run_until("case_2", own_dataset_dir, tmp_path / "out")
+    doubt = "case_0: nothing of its label counts as annotated"
+    for _ in ("resumed", "there already"):
+        capsys.readouterr()
+        written = make_shards(own_dataset_dir, tmp_path / "out", **ONE_CASE_A_SHARD)
+        assert f"warning: {doubt}" in capsys.readouterr().out
+        assert doubt in written.cases[0].warnings
+    assert doubt in tables.notes(manifest.load(tmp_path / "out"))
 
 
 def test_damaged_parts_are_made_anew(dataset_dir, expected, tmp_path):

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ class CaseEntry:
         foreground: one entry a channel: intensities of all its annotated structures; empty
             without any.
         structures: structure present -> its statistics.
+        warnings: what looks as if it was meant otherwise, a line each that names the case.
     """
 
     case_id: str
@@ -102,6 +103,7 @@ class CaseEntry:
     body: list[Distribution]
     foreground: list[Distribution]
     structures: dict[str, StructureStatistics]
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
