@@ -1,6 +1,8 @@
 """How every command starts: quiet TensorFlow, flag errors in one line, exit codes 0, 1 and 2."""
 
 import os
+import re
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -41,7 +43,7 @@ def load_tensorflow() -> None:
             import tensorflow
 
             tensorflow.get_logger().setLevel("WARNING")
-        except BaseException:
+        except Exception:
             held_back.seek(0)
             os.write(standard_error, held_back.read())
             raise
@@ -53,11 +55,30 @@ def load_tensorflow() -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
+    except SystemExit:
+        # absl ends with 1 after --help, which is none of the failures that 1 stands for.
+        sys.exit(0)
     except flags.Error as error:
-        _fail(" ".join(str(error).split()))
+        _fail(_in_our_words(" ".join(str(error).split())))
     if len(rest) > 1:
-        _fail(f"expected flags alone, found the argument {rest[1]!r}; see --helpshort")
+        _fail(f"expected flags alone, found the argument {rest[1]!r}; see --help")
+    for flag in flags.FLAGS.get_key_flags_for_module(argv[0]):
+        # A shell variable that is not set would be the current folder, or the default unasked.
+        if flag.present and flag.default is None and flag.value in ("", []):
+            _fail(f"--{flag.name}: expected a value, found none")
     return rest
+
+
+def _in_our_words(message: str) -> str:
+    missing = re.findall(r"(--\w+) must have a value other than None", message)
+    if missing:
+        return f"expected {', '.join(missing)} too; --help says what every flag is"
+    for theirs, kind in (
+        (r"invalid literal for int\(\) with base 10:", "a whole number"),
+        ("could not convert string to float:", "a number"),
+    ):
+        message = re.sub(f"{theirs} '(.*)'", rf"expected {kind}, found '\1'", message)
+    return message.removeprefix("ERROR:: ")
 
 
 def guarded(main: Callable[[], None]) -> None:
@@ -67,6 +88,8 @@ def guarded(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         _fail(str(error))
+    except KeyboardInterrupt:
+        _stop()
     except BrokenPipeError:
         # `| head` has seen enough. What is still buffered must find an open end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -79,6 +102,14 @@ def guarded(main: Callable[[], None]) -> None:
     except (ServerError, WorkerLost) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(OTHER_ERROR)
+
+
+def _stop() -> None:
+    print("error: stopped by Ctrl-C", file=sys.stderr)
+    sys.stdout.flush()
+    # A shell ends its own loop only where the command died of the signal.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _fail(message: str) -> None:

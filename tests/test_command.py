@@ -1,12 +1,13 @@
 """What every command says when the system stands in its way."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from absl import flags
+from absl import app, flags
 
 from data_tools import command
 
@@ -43,3 +44,55 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     os.close(write)
     os.close(read)
     assert process.communicate()[1] == "" and process.returncode == command.OTHER_ERROR
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 0, ""),
+        ([], 2, "error: expected --folder, --model too; --help says what every flag is\n"),
+        (["--folder=a", "--model="], 2, "error: --model: expected a value, found none\n"),
+        (
+            ["--folder=a", "--model=b", "--steps=two"],
+            2,
+            "error: flag --steps=two: expected a whole number, found 'two'\n",
+        ),
+        (["--folder=a", "--model=b", "--rate=x"], 2, "expected a number, found 'x'\n"),
+        (["--flagfile=nowhere"], 2, "error: Unable to open flagfile: [Errno 2] No such file or"),
+        (["a", "--folder=a", "--model=b"], 2, "error: expected flags alone, found the argument"),
+    ],
+)
+def test_flags_are_refused_in_words_of_their_own(monkeypatch, capsys, arguments, status, said):
+    of_command = flags.FlagValues()
+    for name in ("folder", "model"):
+        flags.DEFINE_string(name, None, "What.", required=True, flag_values=of_command)
+    flags.DEFINE_integer("steps", 1, "How many.", flag_values=of_command)
+    flags.DEFINE_float("rate", 1.0, "How fast.", flag_values=of_command)
+    program = flags.FlagValues()
+    flags.DEFINE_flag(app.HelpFlag(), program)
+    monkeypatch.setattr(flags, "FLAGS", program)
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command.run(lambda: None, of_command)
+    assert ended.value.code == status
+    assert said in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_line_and_ends_the_shells_loop():
+    script = (
+        "import sys, time; sys.argv = ['x']\n"
+        "from absl import flags; from data_tools import command\n"
+        "def main(): print('ready', flush=True); time.sleep(60)\n"
+        "command.run(main, flags.FlagValues())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "error: stopped by Ctrl-C\n"
+    assert process.returncode == -signal.SIGINT
