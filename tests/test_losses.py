@@ -180,6 +180,28 @@ def test_sample_weights_are_refused(name):
 
 
 @pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 4, 4, 4, 3), "found .2, 4, 4, 4, 3.; tf.argmax.labels, -1. makes them"),
+        ((2, 8, 4, 4), "expected labels .2, 4, 4, 4. .* found .2, 8, 4, 4.; with valid padding"),
+    ],
+)
+def test_labels_of_another_shape_are_refused(shape, message):
+    labels, prediction = tf.zeros(shape), tf.fill((2, 4, 4, 4, 3), 1 / 3)
+    for take in (make("dice"), MaskedDiceMetric(3).update_state):
+        with pytest.raises(InputError, match=message):
+            take(labels, prediction)
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_labels_that_are_no_class_are_refused(label):
+    labels, prediction = tf.fill((1, 2, 2, 2), label), tf.fill((1, 2, 2, 2, 3), 1 / 3)
+    for loss in (make("dice"), tf.function(make("dice"))):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="expected labels 0 to 2, or 255"):
+            loss(labels, prediction)
+
+
+@pytest.mark.parametrize(
     "arguments, message",
     [
         (("hinge",), "expected a loss of cross_entropy, dice, .* found 'hinge'"),

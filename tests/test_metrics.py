@@ -46,6 +46,13 @@ def test_what_it_does_not_take():
         )
 
 
+def test_another_number_of_classes_is_refused():
+    with pytest.raises(InputError, match="dice: expected num_classes=3 .* found 2"):
+        MaskedDiceMetric(2).update_state(
+            LABELS[:, None, None], tf.one_hot(PREDICTED, 3)[:, None, None]
+        )
+
+
 def test_epoch_is_an_aggregate_not_a_mean_of_batches():
     metric = MaskedDiceMetric(3)
     for i in (0, 1):

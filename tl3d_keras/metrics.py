@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
+from tl3d_keras.label_tensors import without_channel
 
 
 @tf.keras.utils.register_keras_serializable("tl3d_keras")
@@ -51,7 +52,8 @@ class MaskedDiceMetric(tf.keras.metrics.Metric):
         """Adds a batch; shapes as in `losses`, predictions as logits or probabilities.
 
         Raises:
-            InputError: `sample_weight` is given: a voxel counts, or is labelled 255.
+            InputError: `sample_weight` is given: a voxel counts, or is labelled 255; or the shapes
+                belong neither together nor to `num_classes`.
         """
         if sample_weight is not None:
             raise InputError(
@@ -59,8 +61,12 @@ class MaskedDiceMetric(tf.keras.metrics.Metric):
                 "unannotated voxels are those labelled 255"
             )
         y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
-        if y_true.shape.rank == y_pred.shape.rank:
-            y_true = tf.squeeze(y_true, -1)
+        y_true = without_channel(y_true, y_pred, self.name)
+        if y_pred.shape[-1] not in (None, self.num_classes):
+            raise InputError(
+                f"{self.name}: expected num_classes={y_pred.shape[-1]} as the prediction has, "
+                f"background included, found {self.num_classes}"
+            )
         labels = tf.cast(y_true, tf.int32)
         predicted = tf.argmax(y_pred, -1, output_type=tf.int32)
         predicted = tf.where(labels == IGNORE, IGNORE, predicted)

@@ -4,7 +4,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
+from tl3d_keras.label_tensors import without_channel
 
 EPSILON = 1e-7
 
@@ -37,7 +39,18 @@ class MaskedLoss(tf.keras.losses.Loss):
         return super().__call__(y_true, y_pred)
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """This replica's share of the loss of fully labelled cases, for `compile` and `fit`."""
+        """This replica's share of the loss of fully labelled cases, for `compile` and `fit`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: a label is none of 0..K and not IGNORE.
+        """
+        classes = y_pred.shape[-1]
+        labels = tf.cast(y_true, tf.int32)
+        known = tf.where(labels == IGNORE, 0, labels)
+        # An unknown label would count as unannotated. What records hold has been checked before.
+        expected = f"{self.name}: expected labels 0 to {classes - 1}, or {IGNORE} (unannotated)"
+        tf.debugging.assert_less(known, classes, expected)
+        tf.debugging.assert_non_negative(known, expected)
         return self.value(y_true, y_pred) / _num_replicas()
 
     def value(
@@ -54,10 +67,12 @@ class MaskedLoss(tf.keras.losses.Loss):
 
         Returns:
             A float32 scalar, 0 where nothing is annotated.
+
+        Raises:
+            InputError: the shapes do not belong together.
         """
         labels, prediction = tf.convert_to_tensor(labels), tf.convert_to_tensor(prediction)
-        if labels.shape.rank == prediction.shape.rank:
-            labels = tf.squeeze(labels, -1)
+        labels = without_channel(labels, prediction, self.name)
         classes = prediction.shape[-1]
         # IGNORE is no class, so its row is all zeros: no value, no gradient.
         truth = tf.one_hot(tf.cast(labels, tf.int32), classes, dtype=tf.float32)
