@@ -41,6 +41,9 @@ def test_models_that_ship_are_found_by_name(shipping, tmp_path, monkeypatch):
     helpers.assert_equal_weights(base_model(weights=str(shipping / "organs")), helpers.network(1))
     with pytest.raises(InputError, match="phantm: .* one of the models that ship: organs, phantom"):
         base_model(weights="phantm")
+    assert base_model(3, weights="phantom", filters=2).count_params() == phantom.count_params()
+    with pytest.raises(InputError, match="phantom: expected no num_classes or 3 .* found 5; tran"):
+        base_model(num_classes=5, weights="phantom")
     # A folder of the user's comes first.
     shutil.copytree(shipping / "organs", tmp_path / "phantom")
     monkeypatch.chdir(tmp_path)

@@ -78,6 +78,7 @@ def test_what_matches_nothing_lists_the_names(network, pattern, found):
 
 def test_freezing():
     network = helpers.network()
+    assert freeze(network, "head") == ["head"]
     frozen = freeze(network, ["encoder_*", "decoder_0_conv_1"])
     assert frozen == [
         "encoder_0_conv_0",

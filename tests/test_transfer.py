@@ -49,6 +49,21 @@ def test_fresh_head_copies_no_row(base):
         transfer.transfer_model(base, BASE, head="old")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"structures": "liver"}, "expected a list of names as structures, found 'liver'"),
+        ({"structures": []}, "expected a list of names as structures"),
+        ({"structures": ["liver", "liver"]}, "different names, found liver twice"),
+        ({"architecture": {"depth": 3}}, "expected architecture of filters, .* found depth"),
+        ({"base": tf.keras.Sequential()}, "expected a network of base_model or load .* Sequential"),
+    ],
+)
+def test_wrong_arguments(base, wrong, message):
+    with pytest.raises(InputError, match=message):
+        transfer.transfer_model(**{"base": base, "structures": BASE, **wrong})
+
+
 @pytest.mark.parametrize("channels", [2, 3])
 def test_equal_new_channels_give_the_bases_response(base, channels):
     network, origins = transfer.transfer_model(base, BASE, input_channels=channels)

@@ -150,9 +150,34 @@ def test_configuration_and_keras_file_round_trip(arguments, tmp_path):
         ({"padding": "full"}, "expected padding of valid, same, found 'full'"),
         ({"normalization": "batch"}, "found 'batch'"),
         ({"filters": 12, "normalization": "group"}, "divisible by 8"),
+        ({"num_classes": "3"}, "expected a whole number as num_classes, found '3'"),
+        ({"filters": 2.5}, "expected a whole number as filters, found 2.5"),
+        ({"structures": "ab", "num_classes": 3}, "expected a list of names as structures"),
+        ({"structures": ["a", "a"], "num_classes": 3}, "different names, found a twice"),
+        ({"structures": ["background"], "num_classes": 2}, "found background twice"),
         ({"structures": ["a"]}, "expected 22 structure names for 23 classes, found 1"),
     ],
 )
 def test_wrong_arguments(wrong, message):
     with pytest.raises(InputError, match=message):
         base_model(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("padding", "shape", "message"),
+    [
+        ("same", (1, 1, 8, 8, 8), r"\[N, Z, Y, X, 1\], channels last, found .*np.moveaxis"),
+        (
+            "same",
+            (1, 8, 7, 8, 1),
+            "expected an input size such as 4, 6, 8 .* found 7",
+        ),
+        ("valid", (1, 4, 4, 4, 1), "expected an input size such as 18, .* 2 levels, found 4"),
+        ("valid", (1, 21, 20, 20, 1), "expected an input size such as 18, 20, 22 .* found 21"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused_before_any_layer(padding, shape, message):
+    network = UNet3D(2, 2, 2, padding=padding)
+    for call in (network, network.predict_on_batch):
+        with pytest.raises(InputError, match=message):
+            call(np.zeros(shape, "float32"))

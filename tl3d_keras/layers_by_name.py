@@ -11,13 +11,13 @@ ALL = "all"
 _RANGE = ":"
 
 
-def matching(network: tf.keras.Model, patterns: Sequence[str]) -> list[str]:
+def matching(network: tf.keras.Model, patterns: Sequence[str] | str) -> list[str]:
     """The layers with weights that any pattern matches, in the network's order.
 
     Args:
         network: whose layers are meant.
-        patterns: each is the name of a layer; the beginning of names up to a `_`, such as `decoder`
-            or `encoder_0`; a pattern as in a shell: `*_conv_0`, `decoder_[01]_*`; `all`; or a range
+        patterns: one or several. Each is the name of a layer; the beginning of names up to a `_`,
+            such as `decoder` or `encoder_0`; a pattern as in a shell: `*_conv_0`, `decoder_[01]_*`; `all`; or a range
             of two of these, such as `encoder_0:encoder_2`: the layers of both and all between them.
 
     Raises:
@@ -25,11 +25,12 @@ def matching(network: tf.keras.Model, patterns: Sequence[str]) -> list[str]:
             lists their names.
     """
     names = [layer.name for layer in network.layers if layer.weights]
+    patterns = (patterns,) if isinstance(patterns, str) else patterns
     found = {name for pattern in patterns for name in _range(names, pattern)}
     return [name for name in names if name in found]
 
 
-def freeze(network: tf.keras.Model, patterns: Sequence[str]) -> list[str]:
+def freeze(network: tf.keras.Model, patterns: Sequence[str] | str) -> list[str]:
     """Freezes the layers that any pattern matches, and unfreezes all others.
 
     Args:

@@ -13,6 +13,7 @@ from tl3d_keras.weight_surgery import NEW
 
 MODES = ("scratch", "transfer", "finetune", "adapter")
 HEADS = ("by_name", "fresh")
+ARCHITECTURE = ("filters", "levels", "padding", "normalization")
 
 
 class LayerRow(NamedTuple):
@@ -62,8 +63,19 @@ def transfer_model(
         "copied 2 of 5" for the head. Layers that only the base has are "unused".
 
     Raises:
-        InputError: an unknown `head` or `input_channels_by`.
+        InputError: `base` is no `UNet3D`, or an argument is none of those named above.
     """
+    if not isinstance(base, UNet3D):
+        raise InputError(
+            f"expected a network of base_model or load as base, found a {type(base).__name__}"
+        )
+    if isinstance(structures, str) or not structures:
+        raise InputError(f"expected a list of names as structures, found {structures!r}")
+    unknown = sorted(set(architecture or ()) - set(ARCHITECTURE))
+    if unknown:
+        raise InputError(
+            f"expected architecture of {', '.join(ARCHITECTURE)}, found {', '.join(unknown)}"
+        )
     if head not in HEADS:
         raise InputError(f"expected a head of {', '.join(HEADS)}, found {head!r}")
     config = base.get_config()

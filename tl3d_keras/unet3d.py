@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from inspect import signature
+from numbers import Integral
 from typing import Any
 
 import tensorflow as tf
@@ -60,6 +62,30 @@ class UNet3D(tf.keras.Model):
         super().__init__(inputs, probabilities, name=name, **kwargs)
         self._config = config
         self._policy_name = policy
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As of any Keras model.
+
+        Raises:
+            InputError: images of another number of channels, or of a size that does not fit.
+        """
+        self._check_images(getattr(inputs, "shape", None))
+        return super().__call__(inputs, *args, **kwargs)
+
+    def _check_images(self, shape: Any) -> None:
+        # Else the first convolution that does not fit says so, in oneDNN's words.
+        shape = tuple(shape) if getattr(shape, "rank", 5) == 5 and shape is not None else ()
+        if len(shape) != 5:
+            return
+        channels = self._config["input_channels"]
+        if shape[-1] not in (None, channels):
+            raise InputError(
+                f"expected images [N, Z, Y, X, {channels}], channels last, found {list(shape)}"
+                + ("; np.moveaxis(images, 1, -1) puts them there" if shape[1] == channels else "")
+            )
+        for size in shape[1:4]:
+            if size is not None:
+                self.geometry.output_size(size)
 
     @property
     def geometry(self) -> Geometry:
@@ -131,8 +157,8 @@ def base_model(
         padding: "valid" (132^3 in, 44^3 out) or "same" (multiples of 8 in and out).
         normalization: None, "group" or "instance", before each activation.
         weights: None for random ones; the name of a base model that ships, or an artifact folder,
-            whose configuration then replaces the arguments above it; or the authors' published
-            `.h5`, which fits the defaults.
+            whose configuration then replaces the arguments above it that are not given; or the
+            authors' published `.h5`, which fits the defaults.
         structures: names of channels 1..K.
         dtype: a Keras dtype or mixed-precision policy for the layers.
 
@@ -145,7 +171,19 @@ def base_model(
     if weights is not None and not str(weights).endswith(".h5"):
         from tl3d_keras import artifact
 
-        return artifact.load(weights, dtype=dtype).network
+        network = artifact.load(weights, dtype=dtype).network
+        given = (num_classes, filters, levels, input_channels, padding, normalization)
+        config, defaults = network.get_config(), signature(base_model).parameters
+        for name, value in [
+            *zip(defaults, given, strict=False),
+            ("structures", structures and [*structures]),
+        ]:
+            if value not in (defaults[name].default, config[name]):
+                raise InputError(
+                    f"{weights}: expected no {name} or {config[name]!r} as the model has, found "
+                    f"{value!r}; transfer_model makes another network of its weights"
+                )
+        return network
     network = UNet3D(
         num_classes, filters, levels, input_channels, padding, normalization, structures, dtype
     )
@@ -184,6 +222,8 @@ def _check(
         ("levels", levels, 1),
         ("input_channels", input_channels, 1),
     ):
+        if not isinstance(value, Integral):
+            raise InputError(f"expected a whole number as {name}, found {value!r}")
         if value < least:
             raise InputError(f"expected {name} of at least {least}, found {value}")
     if padding not in PADDINGS:
@@ -194,6 +234,12 @@ def _check(
         raise InputError(
             f"expected filters divisible by {MAX_GROUPS} for group normalization, found {filters}"
         )
+    if isinstance(structures, str) or not all(isinstance(s, str) for s in structures or ()):
+        raise InputError(f"expected a list of names as structures, found {structures!r}")
+    names = ["background", *(structures or ())]
+    if len(set(names)) < len(names):
+        twice = max(names, key=names.count)
+        raise InputError(f"expected structures of different names, found {twice} twice")
     if structures and len(structures) != num_classes - 1:
         raise InputError(
             f"expected {num_classes - 1} structure names for {num_classes} classes, "
