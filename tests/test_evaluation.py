@@ -11,7 +11,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from experiments import evaluate as evaluate_command
-from tl3d_keras import volume_io
+from tl3d_keras import score_files, volume_io
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 from tl3d_keras.evaluation import METRICS, Scores, Statistics, evaluate_case, summary
@@ -277,6 +277,15 @@ def test_command_writes_and_prints(command, folders, capsys):
         ["b", "spleen", "1.0", "0.0", "1.0", "0.0", "0.0"],
     ]
     assert sorted(p.name for p in scores.iterdir()) == ["metrics.csv", "metrics.json"]
+
+
+def test_the_table_says_where_cases_have_no_distance():
+    found, missed = boxes(((2, 2, 2), (5, 5, 5))), boxes()
+    scores = [evaluate_case(p, found, SPACING, {1: "liver"}) for p in (found, missed)]
+    table = score_files.table(summary(scores, ["liver"]))
+    assert table[1].split()[:6] == ["liver", "2", "0.5000", "0.00", "of", "1"]
+    table = score_files.table(summary(scores[:1], ["liver"]))
+    assert table[1].split()[:5] == ["liver", "1", "1.0000", "0.00", "1.0000"]
 
 
 def test_undefined_scores_are_null_and_empty(tmp_path):

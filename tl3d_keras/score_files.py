@@ -33,17 +33,23 @@ def write(folder: Path, scores: Mapping[str, Mapping[str, Scores]], result: Summ
 
 
 def table(result: Summary) -> list[str]:
-    """The means as lines of text: structures down, scores across, and the mean Dice of all."""
+    """The means as lines of text: structures down, scores across, and the mean Dice of all.
+
+    A HD95 that not all of the cases have is followed by how many do.
+    """
     rows = [("structure", "cases", "Dice", "HD95 mm", "NSD", "volume ml", "volume %")]
     for name, found in result.structures.items():
         dice, hd95, nsd, volume, relative = (found[metric].mean for metric in METRICS)
         percent = None if relative is None else 100 * relative
+        cases = found["dice"].count
+        # A structure missed whole has Dice 0 and no distance: the mean may be that of the others.
+        fewer = found["hd95_mm"].count < cases and hd95 is not None
         rows.append(
             (
                 name,
-                str(found["dice"].count),
+                str(cases),
                 number(dice, 4),
-                number(hd95, 2),
+                number(hd95, 2) + (f" of {found['hd95_mm'].count}" if fewer else ""),
                 number(nsd, 4),
                 number(volume, 2),
                 number(percent, 1),
