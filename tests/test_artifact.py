@@ -291,6 +291,10 @@ def make_saved_model(folder):
         (lambda path: None, "model: expected a model folder with .*, found no such folder"),
         (lambda path: path.write_text("weights"), "model: .*, found a file"),
         (lambda path: path.mkdir(), "model: .*, found no version of a model"),
+        (
+            lambda path: (path / "model" / "1").mkdir(parents=True),
+            "model: .*, found the folder of a run, whose model is .*model/model",
+        ),
         (lambda path: (path / "1").mkdir(parents=True), "1: .*, found a version without assets"),
         (make_saved_model, "model: .*, found a SavedModel that tl3d-keras did not write"),
         (lambda path: make_saved_model(path / "3"), "model/3: .*, found a SavedModel that tl3d"),

@@ -125,6 +125,8 @@ def latest(path: str | os.PathLike) -> Path:
         what = "a file"
     else:
         what = f"a version without {CONFIG_FILE}" if versions else "no version of a model"
+        if _versions(path / "model"):
+            what = f"the folder of a run, whose model is {path / 'model'}"
     raise InputError(f"{newest}: expected a model folder with {CONFIG_FILE}, found {what}")
 
 
