@@ -421,6 +421,8 @@ def test_csv_that_cannot_be_used(tmp_path, text, message):
 
 def test_csv_names_that_nothing_says(tmp_path):
     path = table(tmp_path, HEADER + "a,i.nrrd,l.nrrd\n", "i.nrrd", "l.nrrd")
+    with pytest.raises(InputError, match="such as CT and --structures, the names .* found neither"):
+        layouts.read_layout(path)
     with pytest.raises(InputError, match="expected --channel_names such as CT, found none"):
         layouts.read_layout(path, ["liver"])
     with pytest.raises(InputError, match="expected --structures, the names of the label values"):

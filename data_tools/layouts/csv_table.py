@@ -49,6 +49,11 @@ def read(
         raise InputError(f"{path}: expected a row for each case, found none")
     columns = [name for name in rows[0] if name.startswith("image")]
     sources = [_source(row, columns, path) for row in rows]
+    if not (structures or channel_names) and not _names_itself(sources):
+        raise InputError(
+            f"{path}: expected --channel_names such as CT and --structures, the names of the label "
+            "values 1, 2, ..., found neither"
+        )
     channels = tuple(channel_names) or _modality(sources, path)
     if len(columns) not in (1, len(channels)):
         raise InputError(
@@ -125,6 +130,12 @@ def _source(row: dict[str, str], columns: Sequence[str], path: Path) -> CaseSour
         inside(path.parent, row["label"], path) if row["label"] else None,
         None,
         annotated_mask=inside(path.parent, mask, path) if mask else None,
+    )
+
+
+def _names_itself(sources: Sequence[CaseSource]) -> bool:
+    return any(image.is_dir() for source in sources for image in source.images) or any(
+        is_dicom_label(source.label) for source in sources
     )
 
 

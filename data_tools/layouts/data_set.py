@@ -109,7 +109,10 @@ def inside(folder: Path, name: str, listed_in: Path) -> Path:
     """
     file = named_file(folder, check_name(name, "file", listed_in))
     if file is None:
-        raise InputError(f"{listed_in}: expected files inside {folder}, found {name!r}")
+        raise InputError(
+            f"{listed_in}: expected files inside {folder.resolve()} (links there are followed), "
+            f"found {name!r}"
+        )
     try:
         if not file.exists():
             found = f"a link to {file.readlink()}" if file.is_symlink() else "no such file"
