@@ -67,7 +67,8 @@ def _window(
     channels: Sequence[str], structures: Sequence[str], cases: Sequence[CaseEntry]
 ) -> tuple[list[tuple[float, float]] | None, str]:
     if not is_ct(channels):
-        return None, f"z-scores: {', '.join(channels)} has no unit that holds across scanners"
+        others = ", ".join(name for name in channels if not is_ct([name]))
+        return None, f"z-scores: no unit that holds across scanners is known for {others}"
     by_name = {name: pooled(cases, name) for name in structures}
     by_name = {name: found for name, found in by_name.items() if found}
     if not by_name:

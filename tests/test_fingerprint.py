@@ -91,7 +91,11 @@ def test_window_of_a_structure_of_one_value_is_not_empty():
     ("channels", "cases", "reason"),
     [
         (["MRI"], [case(liver=(0, 200))], "no unit that holds across scanners"),
-        (["CT", "PET"], [case(liver=(0, 200))], "CT, PET has no unit"),
+        (
+            ["CT", "PET"],
+            [case(liver=(0, 200))],
+            "across scanners is known for PET",
+        ),
         (["CT"], [case()], "nothing is annotated"),
     ],
 )
