@@ -72,7 +72,8 @@ def main() -> None:
         for data, found in zip(_DATASET_DIR.value, _PREDICTIONS.value, strict=True)
     ]
     write_file(output, run_report.page(scores, runs, comparisons).encode())
-    print("\n".join(run_report.dice_table(scores)))
+    for line in run_report.dice_table(scores):
+        print(line)
     print(f"report: {output}")
 
 
