@@ -17,8 +17,9 @@ def matching(network: tf.keras.Model, patterns: Sequence[str] | str) -> list[str
     Args:
         network: whose layers are meant.
         patterns: one or several. Each is the name of a layer; the beginning of names up to a `_`,
-            such as `decoder` or `encoder_0`; a pattern as in a shell: `*_conv_0`, `decoder_[01]_*`; `all`; or a range
-            of two of these, such as `encoder_0:encoder_2`: the layers of both and all between them.
+            such as `decoder` or `encoder_0`; a pattern as in a shell: `*_conv_0`,
+            `decoder_[01]_*`; `all`; or a range of two of these, such as `encoder_0:encoder_2`: the
+            layers of both and all between them.
 
     Raises:
         InputError: a pattern, or an end of a range, matches no layer with weights; the message
