@@ -1,5 +1,6 @@
 """How every command starts: quiet TensorFlow, flag errors in one line, exit codes 0, 1 and 2."""
 
+import errno
 import os
 import re
 import signal
@@ -12,6 +13,8 @@ from absl import app, flags, logging
 from tl3d_keras.errors import InputError, ServerError, WorkerLost
 
 USER_ERROR, OTHER_ERROR = 2, 1
+# What a write meets on a full disk names no file.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(main: Callable[[], None], command_flags: flags.FlagValues) -> None:
@@ -95,10 +98,10 @@ def guarded(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(OTHER_ERROR)
     except OSError as error:
-        if not error.filename:
+        if not error.filename and error.errno not in _FULL:
             raise
         # Permissions, a full disk, a file that is gone: the system's own words say it.
-        _fail(f"{error.filename}: {error.strerror}")
+        _fail(f"{error.filename or 'cannot write'}: {error.strerror}")
     except (ServerError, WorkerLost) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(OTHER_ERROR)

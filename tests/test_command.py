@@ -23,6 +23,19 @@ def test_what_the_system_refuses_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {missing}: No such file or directory\n"
 
 
+def test_a_full_disk_is_one_line(capsys):
+    flags.FLAGS.mark_as_parsed()
+
+    def write():
+        with open("/dev/full", "w") as file:
+            file.write("x")
+
+    with pytest.raises(SystemExit) as ended:
+        command.guarded(write)
+    assert ended.value.code == command.USER_ERROR
+    assert capsys.readouterr().err == "error: cannot write: No space left on device\n"
+
+
 def test_other_errors_keep_their_traceback():
     def broken():
         raise OSError("nothing about a file")
