@@ -1,6 +1,7 @@
 """How every command starts: quiet TensorFlow, flag errors in one line, exit codes 0, 1 and 2."""
 
 import errno
+import math
 import os
 import re
 import signal
@@ -69,6 +70,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
         # A shell variable that is not set would be the current folder, or the default unasked.
         if flag.present and flag.default is None and flag.value in ("", []):
             _fail(f"--{flag.name}: expected a value, found none")
+        # No bound that absl knows keeps NaN out.
+        if isinstance(flag.value, float) and not math.isfinite(flag.value):
+            _fail(f"--{flag.name}: expected a finite number, found {flag.value}")
     return rest
 
 

@@ -70,6 +70,7 @@ def test_a_reader_that_has_seen_enough_is_no_error():
             2,
             "error: flag --steps=two: expected a whole number, found 'two'\n",
         ),
+        (["--folder=a", "--model=b", "--rate=nan"], 2, "error: --rate: expected a finite number"),
         (["--folder=a", "--model=b", "--rate=x"], 2, "expected a number, found 'x'\n"),
         (["--flagfile=nowhere"], 2, "error: Unable to open flagfile: [Errno 2] No such file or"),
         (["a", "--folder=a", "--model=b"], 2, "error: expected flags alone, found the argument"),
