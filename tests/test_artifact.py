@@ -140,6 +140,9 @@ def test_versions_count_up_and_the_highest_is_loaded(tmp_path):
     artifact.save(helpers.network(seed=1), helpers.info(), tmp_path / "model")
     for _ in range(9):
         shutil.copytree(tmp_path / "model" / "1", tmp_path / "model" / "9", dirs_exist_ok=True)
+    # Digits that are no number, or not as TF Serving's folders have them.
+    for name in ("\N{SUPERSCRIPT TWO}", "011"):
+        (tmp_path / "model" / name).mkdir()
     newest = helpers.network(seed=2)
     assert artifact.save(newest, helpers.info(), tmp_path / "model").name == "10"
     helpers.assert_equal_weights(artifact.load(tmp_path / "model").network, newest)

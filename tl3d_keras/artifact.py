@@ -160,7 +160,8 @@ def _key(name: str) -> str:
 def _versions(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
-    return [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
+    names = [entry.name for entry in folder.iterdir() if entry.name.isdecimal()]
+    return [int(name) for name in names if name == str(int(name))]
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
