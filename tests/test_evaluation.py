@@ -386,7 +386,11 @@ def no_prediction_folder(prediction, reference):
         ),
         (
             undeclared_prediction,
-            r"prediction/a\.nii\.gz: expected the label values \[0, 1, 2\].* 5$",
+            r"prediction/a\.nii\.gz: expected the declared label values \[0, 1, 2\].* 5$",
+        ),
+        (
+            undeclared_reference,
+            r"labelsTr/b\.nii\.gz: expected the declared label values \[0, 1, 2\].* 5$",
         ),
         (undeclared_reference, r"labelsTr/b\.nii\.gz: expected the label values \[0, 1, 2\].* 5$"),
         (other_spacing, r"prediction/a\.nii\.gz: expected the spacing .*a\.nii\.gz"),

@@ -267,7 +267,12 @@ def test_a_failing_write_leaves_the_former_page(tmp_path, monkeypatch):
         ),
         (
             {"dataset_dir": "{root}/data", "predictions": "{root}/values"},
-            r"case_0.nii.gz: prediction: expected labels 0 to 1 .*, found 7",
+            r"case_0.nii.gz: expected the declared label values \[0, 1\] .*, found 7",
+        ),
+        (
+            # As eight bits it would be the liver.
+            {"dataset_dir": "{root}/data", "predictions": "{root}/large"},
+            r"case_0.nii.gz: expected the declared label values \[0, 1\] .*, found 257",
         ),
         (
             {"dataset_dir": "{root}/data", "predictions": "{root}/shape"},
@@ -284,10 +289,9 @@ def test_wrong_input(made, command, tmp_path, flags, message):
     ):
         (made / folder).mkdir(exist_ok=True)
         (made / folder / name).write_text(text)
-    volume_io.write(
-        made / "values/case_0.nii.gz",
-        Volume(np.full((9, 6, 8, 1), 7, np.uint8), (3, 1, 1), direction=RAS),
-    )
+    for folder, value in (("values", 7), ("large", 257)):
+        array = np.full((9, 6, 8, 1), value, np.int16)
+        volume_io.write(made / folder / "case_0.nii.gz", Volume(array, (3, 1, 1), direction=RAS))
     volume_io.write(
         made / "shape/case_0.nii.gz",
         Volume(np.zeros((8, 6, 8, 1), np.uint8), (3, 1, 1), direction=RAS),
