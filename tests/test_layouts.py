@@ -6,8 +6,10 @@ import types
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
+from dicom_files import write_series
 
 import data_tools
 from data_tools import layouts
@@ -434,6 +436,29 @@ def test_csv_that_is_not_there(tmp_path):
     (tmp_path / "more.csv").touch()
     with pytest.raises(InputError, match="expected .* one CSV file, found 2 CSV files"):
         layouts.read_layout(tmp_path)
+
+
+def test_csv_of_dicom_series_of_which_one_is_chosen_or_none_says_what_it_is(tmp_path):
+    pixels = np.zeros((2, 3, 4), np.uint16)
+    write_series(tmp_path / "scan", pixels)
+    write_series(
+        tmp_path / "scan",
+        pixels,
+        prefix="b",
+        Modality="PT",
+        SeriesNumber=5,
+        SeriesInstanceUID="1.2.3.2",
+    )
+    path = table(tmp_path, "case_id,image,label\na,scan,\n")
+    assert layouts.read_layout(path, ["liver"], series="5").channels == ("PT",)
+    with pytest.raises(InputError, match="expected --channel_names such as CT, found none"):
+        layouts.read_layout(path, ["liver"])
+    for file in (tmp_path / "scan").iterdir():
+        slice_ = pydicom.dcmread(file)
+        del slice_.Modality
+        slice_.save_as(file, enforce_file_format=True)
+    with pytest.raises(InputError, match="expected --channel_names such as CT, found none"):
+        layouts.read_layout(path, ["liver"], series="4")
 
 
 def test_csv_of_dicom_series_and_dicom_labels(tmp_path, monkeypatch):

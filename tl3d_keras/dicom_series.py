@@ -10,6 +10,7 @@ from tl3d_keras import dicom_elements, file_headers
 from tl3d_keras.errors import InputError
 
 _SERIES_UID, _NUMBER, _DESCRIPTION = "0020|000e", "0020|0011", "0008|103e"
+_MODALITY = "0008|0060"
 _POSITION, _ORIENTATION, _PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 # Positions are written with few digits; a missing slice is off by 100 % of the distance.
 _UNEVEN = 0.05
@@ -105,6 +106,16 @@ def choose(folder: Path, series: str | None) -> Series:
     raise InputError(
         f"{folder}: expected {asked} to choose one DICOM series, found {len(matching)}: {listed}"
     )
+
+
+def modalities(folder: Path, series: str | None = None) -> set[str]:
+    """The Modality (CT, MR, ...) of each series of a folder, or of one alone; empty for none.
+
+    Raises:
+        InputError: as `choose`, or as `list_series` without a `series`.
+    """
+    found = list_series(folder) if series is None else [choose(folder, series)]
+    return {_text(_header(one.files[0]), _MODALITY) for one in found}
 
 
 def read(folder: Path, series: str | None = None) -> sitk.Image:
