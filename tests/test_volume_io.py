@@ -202,6 +202,10 @@ def holes(path: Path) -> None:
     volume_io.write(path, volume(not_a_number()))
 
 
+def huge(path: Path) -> None:
+    volume_io.write(path, volume(np.full((2, 3, 4, 1), -1e300)))
+
+
 def waves(path: Path) -> None:
     sitk.WriteImage(sitk.Image(4, 5, 6, sitk.sitkComplexFloat32), str(path))
 
@@ -219,6 +223,7 @@ BAD_FILES = [
     ("a.nii", holes, "expected finite intensities, found 2 NaN or infinite values"),
     ("a.nrrd", holes, "expected finite intensities, found 2 NaN or infinite values"),
     ("a.nii.gz", holes, "expected finite intensities, found 2 NaN or infinite values"),
+    ("a.nii.gz", huge, r"expected values up to 3.4e\+38, found 1e\+300"),
     ("a", Path.mkdir, "expected a DICOM series, found none"),
 ]
 BAD_LABELS = [
