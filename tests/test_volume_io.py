@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from tl3d_keras import resampling, volume_io, volumes
+from tl3d_keras import file_headers, resampling, volume_io, volumes
 from tl3d_keras.errors import InputError
 from tl3d_keras.volumes import Volume
 
@@ -294,6 +294,10 @@ def test_a_failed_write_leaves_the_former_file(tmp_path, rng, monkeypatch):
         volume_io.write(path, volume(noise(rng)))
     assert path.read_bytes() == former
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_reason_of_an_error_that_says_nothing():
+    assert file_headers.reason(MemoryError()) == "MemoryError"
 
 
 def test_unknown_suffix_is_not_written(tmp_path, rng):
