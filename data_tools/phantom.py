@@ -155,7 +155,7 @@ def write_data_set(
             written.append(case)
             print(f"{case.case_id}: {len(case.annotated)} structures", flush=True)
         text = json.dumps(_description(written, spec), indent=2)
-        (folder / "dataset.json").write_text(text + "\n")
+        (folder / "dataset.json").write_text(text + "\n", "utf-8")
 
 
 def write_case(folder: Path, index: int, spec: PhantomSpec) -> WrittenCase:

@@ -1,5 +1,6 @@
 """Seeds, four virtual processors, and quiet start-up for every test."""
 
+import locale
 from functools import cache
 
 import numpy as np
@@ -46,6 +47,15 @@ def mirrored():
 def rng():
     """A seeded NumPy generator."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def ascii_locale():
+    """A system that prefers ASCII for the content of files."""
+    former = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    yield
+    locale.setlocale(locale.LC_CTYPE, former)
 
 
 @pytest.fixture

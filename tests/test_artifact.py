@@ -160,6 +160,13 @@ def test_json_and_card_say_what_it_is(tmp_path):
     assert content == json.loads((folder / "assets.extra" / "tl3d_keras.json").read_text())
 
 
+def test_names_in_any_script_whatever_the_locale(tmp_path, ascii_locale):
+    info = helpers.info(structures=("Leber", "\u813e\u81df"))
+    folder = artifact.save(helpers.network(), info, tmp_path / "model")
+    assert "Leber, \u813e\u81df" in (folder / "assets.extra" / "MODEL_CARD.md").read_text("utf-8")
+    assert artifact.load(folder).info.structures == info.structures
+
+
 def edit(folder, **changes):
     path = folder / "assets.extra" / "tl3d_keras.json"
     content = json.loads(path.read_text())

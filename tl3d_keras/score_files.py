@@ -22,8 +22,9 @@ def write(folder: Path, scores: Mapping[str, Mapping[str, Scores]], result: Summ
         case: {name: asdict(s) for name, s in found.items()} for case, found in scores.items()
     }
     content = {"summary": asdict(result), "cases": per_case}
-    (folder / "metrics.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    with (folder / "metrics.csv").open("w", newline="") as file:
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    (folder / "metrics.json").write_text(text, "utf-8")
+    with open(folder / "metrics.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["case", "structure", *METRICS])
         writer.writeheader()
         for case, found in per_case.items():

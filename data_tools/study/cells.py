@@ -112,7 +112,7 @@ def grid(
 def is_done(cell: Cell, folder: Path) -> bool:
     """Whether the cell was trained and scored with just this fingerprint."""
     try:
-        content = json.loads((folder / cell.key.folder / DONE_FILE).read_text())
+        content = json.loads((folder / cell.key.folder / DONE_FILE).read_text("utf-8"))
         return bool(content["fingerprint"] == cell.fingerprint)
     except (OSError, ValueError, KeyError, TypeError):
         return False

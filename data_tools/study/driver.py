@@ -163,7 +163,7 @@ def _remove_stale(cell: Cell, output_dir: Path) -> None:
     """Removes what a cell of other settings left; a run that was killed is taken up again."""
     folder = output_dir / cell.key.folder
     note = folder / "fingerprint"
-    if folder.is_dir() and (not note.is_file() or note.read_text() != cell.fingerprint):
+    if folder.is_dir() and (not note.is_file() or note.read_text("utf-8") != cell.fingerprint):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_file(note, cell.fingerprint.encode())
@@ -237,7 +237,7 @@ def _work(cell: Cell) -> float:
 def _locked(output_dir: Path) -> Iterator[None]:
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(output_dir / ".lock", "w")
+        lock = open(output_dir / ".lock", "wb")
     except OSError as error:
         raise InputError(f"{output_dir}: cannot write there: {error.strerror}") from error
     with lock:
