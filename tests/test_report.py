@@ -258,6 +258,9 @@ def test_a_failing_write_leaves_the_former_page(tmp_path, monkeypatch):
         ({"runs": "a=x,a=y"}, "--runs: expected NAME=DIR with different names, found 'a=y'"),
         ({"scores": "a={root}"}, "metrics.json: cannot read: No .*; .* experiments.evaluate"),
         ({"scores": "a={root}/broken"}, "metrics.json: expected summary and cases .*, found other"),
+        ({"scores": "a={root}/text"}, "metrics.json: not scores .*: summary: .* dictionary"),
+        ({"scores": "a={root}/means"}, "metrics.json: not scores .*: no mean of dice"),
+        ({"runs": "a={root}/bytes"}, "metrics.csv: not a CSV file in UTF-8"),
         ({"runs": "a={root}/broken"}, "run.json: not valid JSON"),
         ({"runs": "a={root}/text"}, "metrics.csv: expected the numbers of a training run"),
         ({"dataset_dir": "{root}/data"}, r"one folder for each of --dataset_dir \(1\), found 0"),
@@ -286,6 +289,10 @@ def test_wrong_input(made, command, tmp_path, flags, message):
         ("broken", "run.json", "{"),
         ("text", "run.json", '{"settings": {}}'),
         ("text", "metrics.csv", "step,loss\nten,1\n"),
+        ("text", "metrics.json", '{"summary": "good", "cases": {}}'),
+        ("means", "metrics.json", '{"summary": {"structures": {}, "mean": {}}, "cases": {}}'),
+        ("bytes", "run.json", '{"settings": {}}'),
+        ("bytes", "metrics.csv", f"step,loss\n1,{'1' * 200_000}\n"),
     ):
         (made / folder).mkdir(exist_ok=True)
         (made / folder / name).write_text(text)

@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 from experiments import train_base, training_flags
-from tl3d_keras import artifact, training_run
+from tl3d_keras import artifact, metrics_csv, run_folder, run_report, training_run
 from tl3d_keras.callbacks import Progress
 from tl3d_keras.errors import InputError
 from tl3d_keras.run_settings import RunSettings
@@ -100,6 +100,19 @@ def test_report_page(watched):
     page = (watched[0] / "report.html").read_text()
     assert page.count("data:image/png;base64") == 2
     assert "case_3" in page and "mean validation" not in page and "not finished" not in page
+
+
+def test_names_in_any_script_whatever_the_locale(tmp_path, ascii_locale):
+    folder = run_folder.RunFolder(tmp_path / "run", {})
+    for step in (1, 2):
+        folder.log({"step": step, "loss": 0.5, "validation_dice/\u809d\u81df": 0.5})
+    folder.note()
+    folder.close()
+    assert [row["validation_dice/\u809d\u81df"] for row in metrics_csv.read(folder.path)] == [
+        "0.5"
+    ] * 2
+    run_report.write(folder.path)
+    assert (folder.path / "report.html").is_file()
 
 
 def test_profile_holds_both_steps(watched):
