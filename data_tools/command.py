@@ -1,5 +1,6 @@
 """How every command starts: quiet TensorFlow, flag errors in one line, exit codes 0, 1 and 2."""
 
+import math
 import os
 import sys
 import tempfile
@@ -57,10 +58,28 @@ def _parse(argv: Sequence[str]) -> list[str]:
         _fail(" ".join(str(error).split()))
     if len(rest) > 1:
         _fail(f"expected flags alone, found the argument {rest[1]!r}; see --helpshort")
+    try:
+        check_numbers(flags.FLAGS)
+    except InputError as error:
+        _fail(str(error))
     return rest
 
 
+def check_numbers(values: flags.FlagValues) -> None:
+    """Raises an `InputError` for NaN and infinite flags, which absl's bounds let through."""
+    for name in values:
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"--{name}: expected a finite number, found {value}")
+
+
+def say(line: str) -> None:
+    """Prints a line at once, also where standard output is a file or a pipe."""
+    print(line, flush=True)
+
+
 def guarded(main: Callable[[], None]) -> None:
+    """Calls `main()` and exits with a line for what the user can mend; see `run` for the codes."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:

@@ -123,10 +123,6 @@ class WrittenCase:
 
 def main() -> None:
     """Reads the flags and writes the data set."""
-    for fraction in (_ANNOTATED_SLICES, _ANNOTATED_STRUCTURES):
-        # The flag's own bounds let "nan" through.
-        if math.isnan(fraction.value):
-            raise InputError(f"--{fraction.name}=nan: expected a number from 0 to 1")
     spec = PhantomSpec(
         _shape(_SHAPE.value),
         _spacing(_SPACING.value),
