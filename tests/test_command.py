@@ -3,16 +3,17 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 from absl import flags
 
 from data_tools import command
-
 from experiments import train_base, transfer
 from tl3d_keras import training_run
 from tl3d_keras.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -33,7 +34,6 @@ def test_other_errors_keep_their_traceback():
         command.guarded(broken)
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_flags_are_finite_numbers(value):
     values = flags.FlagValues()
@@ -60,6 +60,7 @@ def test_training_tells_at_once_through_a_pipe(module, monkeypatch):
     assert flushed
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
     script = (
         "import sys; sys.argv = ['x']\n"
         "from absl import flags; from data_tools import command\n"
