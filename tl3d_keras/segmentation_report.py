@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import to_hex
 
-from tl3d_keras import html_page, resampling, slice_sheets, slices
+from tl3d_keras import annotation, html_page, resampling, slice_sheets, slices
 from tl3d_keras.evaluation import Scores
 from tl3d_keras.segmentation_overview import Row, mark_class, overview
 from tl3d_keras.segmentation_page_style import (
@@ -83,7 +83,7 @@ class SegmentationReport:
             scores: structure -> its scores against a reference, if there is one.
         """
         array = labels.array[..., 0]
-        counts = np.bincount(array.ravel(), minlength=len(self._structures) + 1)
+        counts = annotation.counts_by_slice(array).sum(axis=0)[: len(self._structures) + 1]
         axes = np.reshape(image.direction, (3, 3)) * image.spacing[::-1]
         volumes = counts[1:] * abs(np.linalg.det(axes)) / 1000
         verdicts = [
