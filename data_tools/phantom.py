@@ -21,6 +21,7 @@ from typing import Any
 
 from absl import flags
 
+from data_tools import flag_values
 from data_tools.command import run
 from tl3d_keras.errors import InputError
 from tl3d_keras.whole_folder import whole_folder
@@ -125,7 +126,7 @@ def main() -> None:
     """Reads the flags and writes the data set."""
     spec = PhantomSpec(
         _shape(_SHAPE.value),
-        _spacing(_SPACING.value),
+        flag_values.spacing("spacing", _SPACING.value),
         _SEED.value,
         _ANNOTATED_SLICES.value,
         _ANNOTATED_STRUCTURES.value,
@@ -235,20 +236,10 @@ def _check_structures(spec: PhantomSpec) -> None:
         )
 
 
-def _spacing(words: Sequence[str]) -> tuple[float, float, float]:
-    try:
-        z, y, x = (float(word) for word in words)
-    except ValueError:
-        z = y = x = math.nan
-    if not all(0.0 < step < math.inf for step in (z, y, x)):
-        raise InputError(f"--spacing={','.join(words)}: expected three positive mm z,y,x")
-    return z, y, x
-
-
 def cli() -> None:
-    """Entry point of the console script."""
+    """The console script."""
     run(main, FLAGS)
 
 
 if __name__ == "__main__":
-    run(main, FLAGS)
+    cli()
