@@ -11,7 +11,15 @@ import helpers
 import numpy as np
 import pytest
 
-from data_tools.study import cells, driver, study_file, task_dataset, task_records, workers
+from data_tools.study import (
+    cells,
+    driver,
+    study_file,
+    study_schema,
+    task_dataset,
+    task_records,
+    workers,
+)
 from data_tools.study.driver import StudyOptions
 from experiments import size_study
 from tl3d_keras import artifact, stored_case
@@ -256,12 +264,12 @@ def test_drawn_slices_depend_on_seed_and_case(data, tmp_path):
 
 
 def test_labels_of_a_task_choose_structures_and_files(place, tmp_path):
-    task = study_file.Task("dataset", test=("case_1",), labels={"spleen": 2}, channels=("CT",))
+    task = study_schema.Task("dataset", test=("case_1",), labels={"spleen": 2}, channels=("CT",))
     dataset = task_dataset.read(task, place, place)
     assert dataset.structures == ("spleen",)
     assert [dataset.file_values[v] for v in (0, 1, 2, IGNORE)] == [0, 0, 1, IGNORE]
     assert dataset.cases[3].label == place / "dataset" / "labelsTr" / "case_3.nii.gz"
-    chosen = study_file.Task("dataset", test=("case_1",), structures=("spleen",))
+    chosen = study_schema.Task("dataset", test=("case_1",), structures=("spleen",))
     restricted = task_dataset.read(chosen, place, place)
     assert [restricted.file_values[v] for v in (0, 1, 2, IGNORE)] == [0, 0, 1, IGNORE]
     with pytest.raises(InputError, match="expected structures of liver, spleen, found 'heart'"):
@@ -272,7 +280,7 @@ def test_labels_of_a_task_choose_structures_and_files(place, tmp_path):
 
 
 def test_splits_come_from_a_file(place, tmp_path):
-    task = study_file.Task("dataset", splits=study_file.Splits("splits.json", "boxes"))
+    task = study_schema.Task("dataset", splits=study_schema.Splits("splits.json", "boxes"))
     (tmp_path / "splits.json").write_text('{"boxes": {"test": ["a"], "train": ["c", "b"]}}')
     assert study_file.splits_of(task, place, tmp_path) == (["c", "b"], ["a"])
     (tmp_path / "splits.json").write_text('{"boxes": {"test": "a"}}')

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data_tools.study import cells, study_file, task_dataset, task_records, workers
 from data_tools.study.cells import Cell
-from data_tools.study.study_file import Study, Task
+from data_tools.study.study_schema import Study, Task
 from data_tools.study.task_records import TaskData
 from tl3d_keras import run_settings as settings_module
 from tl3d_keras.errors import InputError
