@@ -257,7 +257,7 @@ def test_a_failing_write_leaves_the_former_page(tmp_path, monkeypatch):
         ({"scores": "nameless"}, "--scores: expected NAME=DIR .*, found 'nameless'"),
         ({"runs": "a=x,a=y"}, "--runs: expected NAME=DIR with different names, found 'a=y'"),
         ({"scores": "a={root}"}, "metrics.json: cannot read: No .*; .* experiments.evaluate"),
-        ({"scores": "a={root}/broken"}, "metrics.json: expected summary and cases .*, found other"),
+        ({"scores": "a={root}/broken"}, "metrics.json: not scores .*: summary: Field required"),
         ({"scores": "a={root}/text"}, "metrics.json: not scores .*: summary: .* dictionary"),
         ({"scores": "a={root}/means"}, "metrics.json: not scores .*: no mean of dice"),
         ({"runs": "a={root}/bytes"}, "metrics.csv: not a CSV file in UTF-8"),

@@ -3,17 +3,12 @@
 import html
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from tl3d_keras import curves, figure_file, html_page, json_file, metrics_csv
 from tl3d_keras.errors import InputError
-from tl3d_keras.evaluation import METRICS, Summary
 from tl3d_keras.html_page import Picture
-from tl3d_keras.manifest import first_problem
 from tl3d_keras.text_table import aligned, number
 from tl3d_keras.whole_folder import write_file
 
@@ -33,34 +28,6 @@ _SETTINGS_SHOWN = (
 )
 
 
-@dataclass(frozen=True)
-class _ScoreFile:
-    """What `metrics.json` is made of."""
-
-    summary: Summary
-    cases: dict[str, Any]
-
-
-def load_scores(folder: Path) -> dict[str, Any]:
-    """The content of `folder/metrics.json` as `score_files.write` writes it.
-
-    Raises:
-        InputError: it is missing, damaged or something else.
-    """
-    path = folder / "metrics.json"
-    content = _read(path, ("summary", "cases"), "experiments.evaluate")
-    try:
-        found = TypeAdapter(_ScoreFile).validate_python(content)
-    except ValidationError as error:
-        raise InputError(
-            f"{path}: not scores of experiments.evaluate: {first_problem(error)}"
-        ) from None
-    missing = [metric for metric in METRICS if metric not in found.summary.mean]
-    if missing:
-        raise InputError(f"{path}: not scores of experiments.evaluate: no mean of {missing[0]}")
-    return content
-
-
 def page(
     scores: Mapping[str, Mapping[str, Any]],
     runs: Mapping[str, Path],
@@ -69,7 +36,7 @@ def page(
     """The report as HTML.
 
     Args:
-        scores: title -> what `load_scores` gave.
+        scores: title -> what `score_files.read` gave.
         runs: title -> folder of a training run; the last one's model goes into the next commands.
         comparisons: a data set's name and the pictures of its cases.
 
