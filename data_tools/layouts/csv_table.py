@@ -146,10 +146,14 @@ def _names_inside(sources: Sequence[CaseSource], path: Path, series: str | None)
 
 def _modality(sources: Sequence[CaseSource], path: Path, series: str | None) -> tuple[str, ...]:
     """The one Modality of all images, where each is a DICOM series."""
-    images = [image for source in sources for image in source.images]
-    found = {""}
-    if all(image.is_dir() for image in images):
-        found = set().union(*(dicom_series.modalities(image, series) for image in images))
+    found: set[str] = set()
+    for image in (image for source in sources for image in source.images):
+        if not image.is_dir():
+            found.add("")
+        elif series is None:
+            found.update(one.modality for one in dicom_series.list_series(image))
+        else:
+            found.add(dicom_series.choose(image, series).modality)
     if len(found) != 1 or "" in found or len(sources[0].images) > 1:
         raise InputError(f"{path}: expected --channel_names such as CT, found none")
     return tuple(found)
