@@ -131,8 +131,8 @@ def base_model(
         padding: "valid" (132^3 in, 44^3 out) or "same" (multiples of 8 in and out).
         normalization: None, "group" or "instance", before each activation.
         weights: None for random ones; the name of a base model that ships, or an artifact folder,
-            whose configuration then replaces the arguments above it; or the authors' published
-            `.h5`, which fits the defaults.
+            whose configuration and structures then replace all arguments but `dtype`; or the
+            authors' published `.h5`, which fits the defaults.
         structures: names of channels 1..K.
         dtype: a Keras dtype or mixed-precision policy for the layers.
 
