@@ -10,6 +10,7 @@ from data_tools.command import load_tensorflow
 
 load_tensorflow()
 
+import helpers  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from tl3d_keras import devices  # noqa: E402
@@ -41,6 +42,12 @@ def mirrored():
         )
 
     return cache(make)
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory):
+    """Records of four sparsely annotated cases, which no test changes."""
+    return helpers.write_records(tmp_path_factory.mktemp("records"))
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What one sees of a run, and that kills and full disks leave neither gap nor repeat in it."""
 
-import csv
 import io
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 import helpers
 import pytest
 import tensorflow as tf
+from runs import rows
 
 from experiments import train_base, training_flags
 from tl3d_keras import artifact, metrics_csv, run_folder, run_report, training_run
@@ -37,12 +37,6 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    """Four sparsely annotated cases."""
-    return helpers.write_records(tmp_path_factory.mktemp("records"))
-
-
-@pytest.fixture(scope="module")
 def watched(records, tmp_path_factory):
     """A run with all there is to see, and what it said."""
     folder, said = tmp_path_factory.mktemp("watched") / "run", []
@@ -62,11 +56,6 @@ def events(folder):
                 assert event.step not in steps
                 steps[event.step] = tf.make_ndarray(value.tensor).tolist()
     return found
-
-
-def rows(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_tensorboard(watched):
