@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 
 EPSILON = 1e-7
@@ -49,16 +50,25 @@ class MaskedLoss(tf.keras.losses.Loss):
 
         Args:
             labels: [B, z, y, x] or [B, z, y, x, 1], 0..K or IGNORE.
-            prediction: [B, z, y, x, K + 1], of any float type; computed with in float32.
+            prediction: [B, z, y, x, K + 1], of any float type; computed with in float32. K + 1 is
+                static, and at most 255.
             annotated: [B, K + 1], true (or 1) for the structures annotated in each case; None: all.
 
         Returns:
             A float32 scalar, 0 where nothing is annotated.
+
+        Raises:
+            InputError: more classes, of which one would have the label of unannotated voxels.
         """
         labels, prediction = tf.convert_to_tensor(labels), tf.convert_to_tensor(prediction)
         if labels.shape.rank == prediction.shape.rank:
             labels = tf.squeeze(labels, -1)
         classes = prediction.shape[-1]
+        if classes > IGNORE:
+            raise InputError(
+                f"{self.name}: expected at most {IGNORE} classes, for the label {IGNORE} means "
+                f"unannotated, found {classes}"
+            )
         # IGNORE is no class, so its row is all zeros: no value, no gradient.
         truth = tf.one_hot(tf.cast(labels, tf.int32), classes, dtype=tf.float32)
         log_probabilities = _log_probabilities(prediction, self.from_logits)
