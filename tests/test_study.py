@@ -26,7 +26,7 @@ from tl3d_keras import artifact, stored_case
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
-from tl3d_keras.study import outcome
+from tl3d_keras.study import outcome, report
 from tl3d_keras.study.outcome import CellKey
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -373,6 +373,32 @@ def test_tuning_reads_no_test_case(make_study, place, tmp_path, monkeypatch):
     assert cell.cases == ("case_2", "case_0")
     with pytest.raises(InputError, match="more training cases than the 4 held out"):
         driver.run(make_study(), tmp_path, StudyOptions(place, 0, tuning_cases=4), print)
+
+
+def test_results_that_cannot_be_written_on_the_way_end_no_study(
+    make_study, place, tmp_path, monkeypatch
+):
+    def fake(jobs, *_):
+        for cell, _data in jobs:
+            found = outcome.Outcome(cell.key, {}, (), 1.0)
+            outcome.write(found, cell.fingerprint, tmp_path)
+            yield cell, found
+
+    written = []
+
+    def write_at_the_end(folder):
+        written.append(folder)
+        if len(written) < 3:
+            # Another process, with --results_only, has just renamed the file.
+            raise InputError("report.html: cannot write: No such file or directory")
+        return real(folder)
+
+    real = report.write
+    monkeypatch.setattr(workers, "run_all", fake)
+    monkeypatch.setattr(report, "write", write_at_the_end)
+    monkeypatch.setattr(driver, "_SECONDS_BETWEEN_REPORTS", -1.0)
+    driver.run(make_study(), tmp_path, StudyOptions(place, 0), print)
+    assert len(written) == 4
 
 
 def test_a_failing_cell_leaves_the_others_alone(make_study, place, tmp_path, monkeypatch):

@@ -187,7 +187,9 @@ def _run_cells(
         if isinstance(result, InputError):
             failed.append(cell)
         elif time.monotonic() > written + _SECONDS_BETWEEN_REPORTS:
-            report.write(output_dir)
+            # Where --results_only writes the same files just now, the next time will do.
+            with suppress(InputError):
+                report.write(output_dir)
             written = time.monotonic()
     progress.close()
     if failed:
