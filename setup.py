@@ -6,7 +6,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "tl3d_keras/__init__.py").read_text())[1]
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "tl3d_keras/__init__.py").read_text("utf-8"))[
+    1
+]
 
 COMMANDS = {
     "tl3d-phantom": "data_tools.phantom",
@@ -27,7 +29,7 @@ setup(
     name="tl3d-keras",
     version=VERSION,
     description="Transfer learning for 3D medical image segmentation in TensorFlow/Keras",
-    long_description=(ROOT / "README.md").read_text(),
+    long_description=(ROOT / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=[

@@ -17,7 +17,6 @@ formats. To expect: `fit` at most 1.03 times `bare`, of which the guard is less 
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from typing import Any
 
 from absl import flags
 
+from benchmarks.worker import Worker
 from data_tools.command import load_tensorflow, run
 from tl3d_keras.text_table import aligned
 
@@ -79,7 +79,7 @@ def _compare(config: dict[str, Any]) -> None:
     if _TORCH.value:
         commands["PyTorch"] = [_TORCH.value, str(_RIVAL), json.dumps(config)]
     print(f"{config['precision']}, {config['size']}^3, {config['filters']} filters")
-    workers = {name: _Worker(name, command) for name, command in commands.items()}
+    workers = {name: Worker(name, command) for name, command in commands.items()}
     turns: dict[str, list[float]] = {name: [] for name in workers}
     cpu: dict[str, list[float]] = {name: [] for name in workers}
     peaks = {}
@@ -108,35 +108,6 @@ def _compare(config: dict[str, Any]) -> None:
             share = end["seconds"] / (_EPOCH * statistics.median(turns[name]))
             print(f"  {name}: an epoch's end {end['seconds']:.2f} s, {share:.2%} of {_EPOCH} steps")
     sys.stdout.flush()
-
-
-class _Worker:
-    """A process that takes a turn for every line that it is given."""
-
-    def __init__(self, name: str, command: list[str]) -> None:
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        ready = self._read()
-        note = f", {ready['note']}" if "note" in ready else ""
-        print(f"  {name}: {ready['parameters']:,} parameters{note}", flush=True)
-
-    def turn(self) -> dict[str, float]:
-        assert self._process.stdin
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def end(self) -> dict[str, float] | None:
-        rest, _ = self._process.communicate()
-        return json.loads(rest) if rest else None
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            sys.exit(f"{self._process.args}: ended with {self._process.wait()}")
-        return json.loads(line)
 
 
 def _bare(config: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools import case_reader, layouts
+from data_tools import case_reader, label_files, layouts
+from data_tools.layouts.data_set import numbered
 from data_tools.plan import read_header
 from data_tools.reading import ReadOptions
 from tl3d_keras import evaluation, figure_file, overlays, resampling, slices, volume_io, volumes
@@ -35,22 +36,18 @@ def compare_cases(dataset_dir: Path, predictions: Path, count: int) -> list[Pict
         spacing = read_header(source, options, len(dataset.channels)).spacing
         case = case_reader.read_case(source, dataset, spacing, options)
         predicted = volume_io.read_labels(path)
-        predicted = resampling.labels_to_grid(
-            predicted.with_array(predicted.array.astype(np.uint8)), spacing
-        )
+        values = label_files.mapped(predicted.array, numbered(dataset.structures), path)
+        predicted = resampling.labels_to_grid(predicted.with_array(values), spacing)
         volumes.check_same_grid(case.image, predicted, source.images[0], path)
         assert case.labels is not None
         arrays = {"reference": case.labels, "prediction": predicted.array[..., 0]}
-        try:
-            figure = overlays.comparison(
-                case.image.array[..., 0],
-                arrays,
-                spacing,
-                dataset.structures,
-                window=slices.window_of(dataset.channels[0]),
-            )
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+        figure = overlays.comparison(
+            case.image.array[..., 0],
+            arrays,
+            spacing,
+            dataset.structures,
+            window=slices.window_of(dataset.channels[0]),
+        )
         dice = evaluation.evaluate_case(
             arrays["prediction"],
             case.labels,

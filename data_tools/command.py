@@ -70,9 +70,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
         # A shell variable that is not set would be the current folder, or the default unasked.
         if flag.present and flag.default is None and flag.value in ("", []):
             _fail(f"--{flag.name}: expected a value, found none")
-        # No bound that absl knows keeps NaN out.
-        if isinstance(flag.value, float) and not math.isfinite(flag.value):
-            _fail(f"--{flag.name}: expected a finite number, found {flag.value}")
+    try:
+        check_numbers(flags.FLAGS)
+    except InputError as error:
+        _fail(str(error))
     return rest
 
 
@@ -88,7 +89,21 @@ def _in_our_words(message: str) -> str:
     return message.removeprefix("ERROR:: ")
 
 
+def check_numbers(values: flags.FlagValues) -> None:
+    """Raises an `InputError` for NaN and infinite flags, which absl's bounds let through."""
+    for name in values:
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"--{name}: expected a finite number, found {value}")
+
+
+def say(line: str) -> None:
+    """Prints a line at once, also where standard output is a file or a pipe."""
+    print(line, flush=True)
+
+
 def guarded(main: Callable[[], None]) -> None:
+    """Calls `main()` and exits with a line for what the user can mend; see `run` for the codes."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:

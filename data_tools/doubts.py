@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tl3d_keras import annotation
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.manifest import CaseEntry
 
@@ -30,7 +31,7 @@ def about_labels(labels: np.ndarray, structures: Sequence[str]) -> list[str]:
         At most one line: slices without a label between slices in which a structure continues,
         or else a structure that stops at full width before an empty slice.
     """
-    counts = np.stack([np.bincount(s.ravel(), minlength=IGNORE + 1) for s in labels])
+    counts = annotation.counts_by_slice(labels)
     counts, empty = counts[:, 1 : len(structures) + 1], counts[:, 0] == labels[0].size
     labelled = np.flatnonzero(counts.any(axis=1))
     if not labelled.size:

@@ -16,7 +16,7 @@ _ANISOTROPY, _FINE_PERCENTILE = 3.0, 10
 _WINDOW_MARGIN, _MAX_WINDOW_MARGIN = 0.25, 100.0
 # Beyond so many interquartile ranges a value is an outlier (Tukey 1977): gas, fat at a border.
 _FENCE = 1.5
-_PATCH_STRIDE, _MAX_PATCH_VOXELS = 8, 64**3
+_PATCH_STRIDE, _MAX_PATCH_SIDE = 8, 64
 
 
 def propose_spacing(headers: Sequence[Header]) -> tuple[tuple[float, float, float], str]:
@@ -118,13 +118,17 @@ def _lowest(part: Distribution) -> float:
 
 
 def _patch_size(shapes: np.ndarray) -> tuple[tuple[int, int, int], str]:
-    median = np.median(shapes, axis=0)
+    median, most = np.median(shapes, axis=0), _MAX_PATCH_SIDE**3
     size = np.ceil(median / _PATCH_STRIDE).astype(int) * _PATCH_STRIDE
-    whole = bool(size.prod() <= _MAX_PATCH_VOXELS)
-    while size.prod() > _MAX_PATCH_VOXELS:
+    whole = bool(size.prod() <= most)
+    while size.prod() > most:
         size[np.argmax(size)] -= _PATCH_STRIDE
     z, y, x = (int(n) for n in size)
-    what = "the median case whole" if whole else f"as much of the median case as {64}^3 voxels hold"
+    what = (
+        "the median case whole"
+        if whole
+        else f"as much of the median case as {_MAX_PATCH_SIDE}^3 voxels hold"
+    )
     shape = " x ".join(f"{n:g}" for n in median)
     return (z, y, x), (
         f"patch {z} x {y} x {x} (same padding): {what}, {shape}, in steps of {_PATCH_STRIDE}"

@@ -162,8 +162,8 @@ def read_pair(case: Case, labels: Labels) -> tuple[np.ndarray, np.ndarray, tuple
     reference = volume_io.read_labels(case.reference)
     prediction = volume_io.read_labels(case.prediction)
     prediction = volumes.on_same_grid(reference, prediction, case.reference, case.prediction)
-    true = _mapped(reference.array[..., 0], labels.reference, case.reference)
-    predicted = _mapped(prediction.array[..., 0], labels.prediction, case.prediction)
+    true = mapped(reference.array[..., 0], labels.reference, case.reference)
+    predicted = mapped(prediction.array[..., 0], labels.prediction, case.prediction)
     undecided = int(((predicted == IGNORE) & (true != IGNORE)).sum())
     if undecided:
         raise InputError(
@@ -173,12 +173,25 @@ def read_pair(case: Case, labels: Labels) -> tuple[np.ndarray, np.ndarray, tuple
     return predicted, true, reference.spacing
 
 
-def _mapped(array: np.ndarray, meaning: Mapping[int, int], path: Path) -> np.ndarray:
+def mapped(array: np.ndarray, meaning: Mapping[int, int], path: Path) -> np.ndarray:
+    """The labels that the values of a file stand for.
+
+    Args:
+        array: integers, as read.
+        meaning: value in the file -> label, 0..K or IGNORE.
+        path: the file.
+
+    Returns:
+        uint8 of the same shape.
+
+    Raises:
+        InputError: a value without a meaning.
+    """
     values = np.unique(array)
     unknown = [int(v) for v in values if int(v) not in meaning]
     if unknown:
         raise InputError(
-            f"{path}: expected the label values {sorted(set(meaning) - {IGNORE})} or "
+            f"{path}: expected the declared label values {sorted(set(meaning) - {IGNORE})} or "
             f"{IGNORE} (unannotated), found {unknown[0]}"
         )
     labels = np.array([meaning[int(v)] for v in values], np.uint8)

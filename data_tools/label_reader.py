@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_tools import doubts, placement
+from data_tools import doubts, label_files, placement
 from data_tools.layouts import CaseSource, DataSet
 from data_tools.reading import ReadOptions, is_dicom_label
 from tl3d_keras import volume_io, volumes
@@ -81,15 +81,7 @@ def read(source: CaseSource, image: Volume, dataset: DataSet, options: ReadOptio
 
 def _label_map(path: Path, file_values: Mapping[int, int]) -> Volume:
     volume = volume_io.read_labels(path)
-    values = np.unique(volume.array)
-    unknown = [int(v) for v in values if int(v) not in file_values]
-    if unknown:
-        raise InputError(
-            f"{path}: expected the declared label values {sorted(set(file_values) - {IGNORE})} "
-            f"or {IGNORE} (unannotated), found {unknown[0]}"
-        )
-    mapped = np.array([file_values[int(v)] for v in values], np.uint8)
-    return volume.with_array(mapped[np.searchsorted(values, volume.array)])
+    return volume.with_array(label_files.mapped(volume.array, file_values, path))
 
 
 def _from_files(source: CaseSource, image: Volume) -> Iterator[_Mask]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from absl import flags
 
+from data_tools import flag_values
 from data_tools.command import run
 from tl3d_keras.errors import InputError
 from tl3d_keras.whole_folder import whole_folder
@@ -123,13 +124,9 @@ class WrittenCase:
 
 def main() -> None:
     """Reads the flags and writes the data set."""
-    for fraction in (_ANNOTATED_SLICES, _ANNOTATED_STRUCTURES):
-        # The flag's own bounds let "nan" through.
-        if math.isnan(fraction.value):
-            raise InputError(f"--{fraction.name}=nan: expected a number from 0 to 1")
     spec = PhantomSpec(
         _shape(_SHAPE.value),
-        _spacing(_SPACING.value),
+        flag_values.spacing("spacing", _SPACING.value),
         _SEED.value,
         _ANNOTATED_SLICES.value,
         _ANNOTATED_STRUCTURES.value,
@@ -155,7 +152,7 @@ def write_data_set(
             written.append(case)
             print(f"{case.case_id}: {len(case.annotated)} structures", flush=True)
         text = json.dumps(_description(written, spec), indent=2)
-        (folder / "dataset.json").write_text(text + "\n")
+        (folder / "dataset.json").write_text(text + "\n", "utf-8")
 
 
 def write_case(folder: Path, index: int, spec: PhantomSpec) -> WrittenCase:
@@ -239,20 +236,10 @@ def _check_structures(spec: PhantomSpec) -> None:
         )
 
 
-def _spacing(words: Sequence[str]) -> tuple[float, float, float]:
-    try:
-        z, y, x = (float(word) for word in words)
-    except ValueError:
-        z = y = x = math.nan
-    if not all(0.0 < step < math.inf for step in (z, y, x)):
-        raise InputError(f"--spacing={','.join(words)}: expected three positive mm z,y,x")
-    return z, y, x
-
-
 def cli() -> None:
-    """Entry point of the console script."""
+    """The console script."""
     run(main, FLAGS)
 
 
 if __name__ == "__main__":
-    run(main, FLAGS)
+    cli()

@@ -106,9 +106,10 @@ def _overview(content: Manifest, rows: Sequence[_Row]) -> str:
         (str(len(content.structures)), "structures", f"in {', '.join(content.channels)}"),
         (f"{np.mean(voxels):.1%}", "of the voxels annotated", f"mean of the cases; {extremes}"),
         (
-            _times(np.median(shapes, axis=0)),
-            f"voxels of {_times(content.spacing)} mm",
-            f"z, y, x; median; {_times(shapes.min(axis=0))} to {_times(shapes.max(axis=0))}",
+            html_page.times(np.median(shapes, axis=0)),
+            f"voxels of {html_page.times(content.spacing)} mm",
+            f"z, y, x; median; {html_page.times(shapes.min(axis=0))} to "
+            f"{html_page.times(shapes.max(axis=0))}",
         ),
     ]
     lines = "".join(f"<li>{html.escape(note)}</li>" for note in tables.notes(content))
@@ -126,8 +127,10 @@ def _structures(content: Manifest, rows: Sequence[_Row]) -> str:
             f'<td class="share" style="--share:{share:.1%}">{len(known)} of {len(rows)}</td>',
             f"<td{'' if found else ' class=missing'}>{len(found)}</td>",
             f"<td>{slice_count}</td>",
-            f"<td>{_ml(float(np.median(found))) if found else '-'}</td>",
-            f"<td>{_ml(found[0])} to {_ml(found[-1])}</td>" if found else "<td>-</td>",
+            f"<td>{html_page.ml(float(np.median(found))) if found else '-'}</td>",
+            f"<td>{html_page.ml(found[0])} to {html_page.ml(found[-1])}</td>"
+            if found
+            else "<td>-</td>",
         ]
         chip = f'<i class="chip" style="background:{_colour(k)}"></i>'
         lines.append(f"<tr><th>{chip}{html.escape(name)}</th>{''.join(cells)}</tr>")
@@ -167,7 +170,7 @@ def _case(
         f'<tr data-keys="[{",".join([*map(str, keys), *volumes])}]">'
         f'<td><img loading="lazy" width="{width}" height="{height}" alt="slices of {name}" '
         f'src="{html_page.data_uri(picture, "jpeg")}"></td>'
-        f"<td><h3>{name}</h3><p>{_times(case.shape[:3])} voxels</p>"
+        f"<td><h3>{name}</h3><p>{html_page.times(case.shape[:3])} voxels</p>"
         + _bar("voxels", row.voxels, f"{row.voxels:.1%}")
         + _bar("slices", slice_count / case.shape[0], f"{slice_count} of {case.shape[0]}")
         + _bar("structures", known / total, f"{known} of {total}")
@@ -182,8 +185,9 @@ def _structure_bar(name: str, k: int, row: _Row, largest: float) -> str:
         return _bar(name, 0, "?", f"{name}: not annotated in this case", "unknown")
     if not volume:
         return _bar(name, 0, "none", f"{name}: annotated, and no voxel of it found", "missing")
-    tip = f"{name}: {counts['voxels']} voxels, {_ml(volume)} ml, in {counts['slices']} slices"
-    return _bar(name, volume / largest, _ml(volume), tip, "", _colour(k))
+    ml = html_page.ml(volume)
+    tip = f"{name}: {counts['voxels']} voxels, {ml} ml, in {counts['slices']} slices"
+    return _bar(name, volume / largest, ml, tip, "", _colour(k))
 
 
 def _bar(
@@ -200,11 +204,3 @@ def _bar(
 def _colour(k: int) -> str:
     colours = slices.palette()
     return to_hex(colours[k % len(colours)])
-
-
-def _ml(volume: float) -> str:
-    return f"{volume:.0f}" if volume >= 100 else f"{volume:.3g}"
-
-
-def _times(values: Iterable[float]) -> str:
-    return " × ".join(f"{value:g}" for value in values)

@@ -9,12 +9,11 @@ are missing.
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from data_tools import doubts, layouts
+from data_tools import doubts, flag_values, layouts
 from data_tools.command import run
 from data_tools.reading import ANNOTATED, OVERLAP, ReadOptions
 from data_tools.sharding import ON_ERROR, RUNNERS, ShardOptions, shard_dataset
@@ -128,7 +127,7 @@ def main() -> None:
     """Reads the flags and writes the shards."""
     dataset_dir, output_dir = Path(_DATASET_DIR.value), Path(_OUTPUT_DIR.value)
     options = ShardOptions(
-        parse_spacing(_SPACING.value) if _SPACING.value else None,
+        flag_values.spacing("spacing", _SPACING.value) if _SPACING.value else None,
         _SHARD_MIB.value << 20,
         _COMPRESSION.value,
         _WORKERS.value,
@@ -161,19 +160,6 @@ def main() -> None:
         f"{len(written.cases)} cases in {len(written.shards)} shards, "
         f"{sum(s.bytes for s in written.shards) / 2**20:.1f} MiB: {output_dir}"
     )
-
-
-def parse_spacing(values: Sequence[str]) -> tuple[float, float, float]:
-    """Turns the three texts of `--spacing` into positive mm (z, y, x)."""
-    try:
-        z, y, x = (float(v) for v in values)
-    except ValueError:
-        z = y = x = 0.0
-    if not all(0 < s < float("inf") for s in (z, y, x)):
-        raise InputError(
-            f"--spacing: expected three positive numbers z,y,x in mm, found {','.join(values)}"
-        )
-    return z, y, x
 
 
 def cli() -> None:

@@ -15,10 +15,9 @@ from data_tools.prepare import PreparedCase, SkippedCase
 from tl3d_keras import manifest
 from tl3d_keras.errors import InputError
 from tl3d_keras.manifest import CaseEntry, ShardEntry
+from tl3d_keras.manifest_check import FRAME_AFTER, FRAME_BEFORE
 from tl3d_keras.whole_folder import write_file
 
-# TFRecord's framing: length and its checksum before a record, the checksum of its data after it.
-_FRAME_BEFORE, _FRAME_AFTER = 12, 4
 _PART_SUFFIX = ".part.json"
 
 
@@ -73,9 +72,9 @@ def write_shard(
                     continue
                 data = records.serialize(case.fields)
                 writer.write(data)
-                position += _FRAME_BEFORE
+                position += FRAME_BEFORE
                 entries.append(CaseEntry(shard=0, offset=position, bytes=len(data), **case.entry))
-                position += len(data) + _FRAME_AFTER
+                position += len(data) + FRAME_AFTER
         shard = _finish(temporary, folder / planned.file, planned.key) if entries else None
     except (OSError, tf.errors.OpError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.message

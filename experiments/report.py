@@ -16,7 +16,7 @@ from absl import flags
 
 from data_tools.case_comparison import compare_cases
 from data_tools.command import run
-from tl3d_keras import run_report
+from tl3d_keras import run_report, score_files
 from tl3d_keras.errors import InputError
 from tl3d_keras.whole_folder import write_file
 
@@ -54,8 +54,7 @@ def main() -> None:
     """Reads the flags, writes the page and prints the Dice table."""
     output = Path(_OUTPUT.value)
     scores = {
-        name: run_report.load_scores(folder)
-        for name, folder in _named("scores", _SCORES.value).items()
+        name: score_files.read(folder) for name, folder in _named("scores", _SCORES.value).items()
     }
     runs = _named("runs", _RUNS.value)
     if len(_DATASET_DIR.value) != len(_PREDICTIONS.value):

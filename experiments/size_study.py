@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from data_tools.command import load_tensorflow, run
+from data_tools.command import load_tensorflow, run, say
 from tl3d_keras.errors import InputError
 
 FLAGS = flags.FlagValues()
@@ -68,7 +68,7 @@ def main() -> None:
 
     path, output_dir = Path(_STUDY.value), Path(_OUTPUT_DIR.value)
     if _RESULTS_ONLY.value:
-        driver.say_results(output_dir, _say)
+        driver.say_results(output_dir, say)
         return
     gpus = [str(number) for number in range(len(tf.config.list_physical_devices("GPU")))]
     options = driver.StudyOptions(
@@ -79,11 +79,7 @@ def main() -> None:
         _KEEP_MODELS.value,
         dict(_base(text) for text in _BASES.value),
     )
-    driver.run(path, output_dir, options, _say)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    driver.run(path, output_dir, options, say)
 
 
 def _base(text: str) -> tuple[str, str]:

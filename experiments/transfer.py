@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from data_tools.command import load_tensorflow, run
+from data_tools.command import load_tensorflow, run, say
 from experiments import training_flags
 
 FLAGS = flags.FlagValues()
@@ -112,7 +112,7 @@ def main() -> None:
     load_tensorflow()
     from tl3d_keras import run_settings, training_run
 
-    training_run.run(run_settings.RunSettings(**settings), FLAGS.output_dir, say=print, **watching)
+    training_run.run(run_settings.RunSettings(**settings), FLAGS.output_dir, say=say, **watching)
 
 
 def cli() -> None:

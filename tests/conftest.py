@@ -1,5 +1,6 @@
 """Seeds, four virtual processors, and quiet start-up for every test."""
 
+import locale
 from functools import cache
 
 import numpy as np
@@ -9,6 +10,7 @@ from data_tools.command import load_tensorflow
 
 load_tensorflow()
 
+import helpers  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from tl3d_keras import devices  # noqa: E402
@@ -42,10 +44,25 @@ def mirrored():
     return cache(make)
 
 
+@pytest.fixture(scope="session")
+def records(tmp_path_factory):
+    """Records of four sparsely annotated cases, which no test changes."""
+    return helpers.write_records(tmp_path_factory.mktemp("records"))
+
+
 @pytest.fixture
 def rng():
     """A seeded NumPy generator."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def ascii_locale():
+    """A system that prefers ASCII for the content of files."""
+    former = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    yield
+    locale.setlocale(locale.LC_CTYPE, former)
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def case_entry(name: str = "a", shard: int = 0, **values) -> CaseEntry:
         "shape": (3, 4, 5, 1),
         "annotated_structures": [],
         "coverage": {"annotated": {"slices": 0, "voxels": 0}},
-        "intensity": [],
+        "intensity": [{"mean": 1.5, "std": 0.5, "minimum": 1.0, "maximum": 2.0}],
         "source_spacing": (1.0, 1.0, 1.0),
         "source_shape": (3, 4, 5),
         "body": [],

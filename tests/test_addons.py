@@ -80,12 +80,6 @@ def test_layer_rates_are_those_of_multi_optimizer(name, rng):
     helpers.assert_equal_weights(ours, theirs, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    """Four sparsely annotated cases."""
-    return helpers.write_records(tmp_path_factory.mktemp("records"))
-
-
 class Killed(BaseException):
     """Stands for kill -9."""
 

@@ -140,6 +140,9 @@ def test_versions_count_up_and_the_highest_is_loaded(tmp_path):
     artifact.save(helpers.network(seed=1), helpers.info(), tmp_path / "model")
     for _ in range(9):
         shutil.copytree(tmp_path / "model" / "1", tmp_path / "model" / "9", dirs_exist_ok=True)
+    # Digits that are no number, or not as TF Serving's folders have them.
+    for name in ("\N{SUPERSCRIPT TWO}", "011"):
+        (tmp_path / "model" / name).mkdir()
     newest = helpers.network(seed=2)
     assert artifact.save(newest, helpers.info(), tmp_path / "model").name == "10"
     helpers.assert_equal_weights(artifact.load(tmp_path / "model").network, newest)
@@ -155,6 +158,13 @@ def test_json_and_card_say_what_it_is(tmp_path):
     card = (folder / "assets.extra" / "MODEL_CARD.md").read_text()
     assert "liver, spleen" in card and "not for clinical use" in card
     assert content == json.loads((folder / "assets.extra" / "tl3d_keras.json").read_text())
+
+
+def test_names_in_any_script_whatever_the_locale(tmp_path, ascii_locale):
+    info = helpers.info(structures=("Leber", "\u813e\u81df"))
+    folder = artifact.save(helpers.network(), info, tmp_path / "model")
+    assert "Leber, \u813e\u81df" in (folder / "assets.extra" / "MODEL_CARD.md").read_text("utf-8")
+    assert artifact.load(folder).info.structures == info.structures
 
 
 def edit(folder, **changes):

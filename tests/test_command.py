@@ -4,12 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 from absl import app, flags
 
 from data_tools import command
+from experiments import train_base, transfer
+from tl3d_keras import training_run
+from tl3d_keras.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,6 +46,32 @@ def test_other_errors_keep_their_traceback():
 
     with pytest.raises(OSError, match="nothing about a file"):
         command.guarded(broken)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_flags_are_finite_numbers(value):
+    values = flags.FlagValues()
+    flags.DEFINE_float("memory_gib", None, "Of a command.", flag_values=values)
+    values(["command", f"--memory_gib={value}"])
+    with pytest.raises(InputError, match=f"--memory_gib: expected a finite number, found {value}"):
+        command.check_numbers(values)
+
+
+@pytest.mark.parametrize("module", [train_base, transfer])
+def test_training_tells_at_once_through_a_pipe(module, monkeypatch):
+    given = {}
+    monkeypatch.setattr(training_run, "run", lambda *_, **named: given.update(named))
+    module.FLAGS.unparse_flags()
+    module.FLAGS(
+        ["command", "--records_dir=a", "--output_dir=b", *(["--base=c"] * (module is transfer))]
+    )
+    module.main()
+    flushed = []
+    monkeypatch.setattr(
+        sys, "stdout", types.SimpleNamespace(write=len, flush=lambda: flushed.append(1))
+    )
+    given["say"]("a line")
+    assert flushed
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

@@ -125,11 +125,6 @@ def settings(records, **changes):
     )
 
 
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    return helpers.write_records(tmp_path_factory.mktemp("records"))
-
-
 @pytest.fixture
 def poisoned(monkeypatch):
     """Makes the image of a case NaN in some batches: `poisoned(case, first, last)`."""

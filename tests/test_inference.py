@@ -58,6 +58,11 @@ def test_a_segmenter_follows_the_weights():
     )
 
 
+def test_patches_of_no_size_cannot_be_blended():
+    with pytest.raises(InputError, match="expected the patch_size .* with an overlap, found none"):
+        Segmenter(helpers.network(), WINDOW, overlap=0.5)
+
+
 STEPS = [(12, 12, 12), (2, 24, 48), (30, 8, 16), (99, 4, 99), (16, 99, 6), (10, 14, 18)]
 
 

@@ -69,9 +69,14 @@ def test_json_round_trip(settings):
     ("arguments", "message"),
     [
         (("minmax",), "expected an intensity mode of window, zscore, found 'minmax'"),
-        (("window",), "expected a window low < high for each channel"),
-        (("window", (1.0,), (1.0,)), r"expected a window .* found low \(1.0,\) and high \(1.0,\)"),
-        (("window", (1.0, 2.0), (3.0,)), "expected a window low < high for each channel"),
+        (("window",), "expected a finite window low < high for each channel"),
+        (
+            ("window", (1.0,), (1.0,)),
+            r"expected a finite window .* found low \(1.0,\) and high \(1.0,\)",
+        ),
+        (("window", (-np.inf,), (400.0,)), r"expected a finite window .* found low \(-inf,\)"),
+        (("window", (0.0,), (np.inf,)), r"expected a finite window .* high \(inf,\)"),
+        (("window", (1.0, 2.0), (3.0,)), "expected a finite window low < high for each channel"),
     ],
 )
 def test_settings_that_cannot_be_used(arguments, message):

@@ -1,23 +1,20 @@
-"""What a data set's layout says, and the one line about what it should have said."""
+"""What a `dataset.json` says, and the one line about what it should have said."""
 
 import json
-import sys
-import types
 from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
+from layout_files import linked
 
-import data_tools
 from data_tools import layouts
-from data_tools.layouts import CaseSource, csv_table
-from tl3d_keras import volumes
+from data_tools.layouts import CaseSource
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 
 LABELS = {"0": "background", "1": "liver", "2": "spleen"}
+
 DECATHLON = {"modality": {"0": "CT"}, "labels": LABELS, "training": []}
+
 NNUNET = {
     "channel_names": {"0": "T1", "1": "FLAIR"},
     "file_ending": ".nrrd",
@@ -206,14 +203,6 @@ def test_nnunet_file_is_missing(tmp_path, missing):
         layouts.read_layout(folder)
 
 
-def linked(tmp_path: Path, folder: Path, *names: str) -> None:
-    """Moves files or folders out of `folder` and leaves links to them."""
-    (tmp_path / "elsewhere").mkdir()
-    for number, name in enumerate(names):
-        moved = (folder / name).rename(tmp_path / f"elsewhere/{number}")
-        (folder / name).symlink_to(moved)
-
-
 def test_links_are_followed(tmp_path):
     files = [*nnunet_files("p1"), "annotatedTr/p1.nrrd"]
     folder = data_set(tmp_path / "set", NNUNET, *files)
@@ -273,196 +262,3 @@ def test_a_dataset_json_names_its_own_structures(tmp_path):
     for flag in ("structures", "channel_names"):
         with pytest.raises(InputError, match=f"--{flag}: .*dataset.json names them; .* found a,b"):
             layouts.read_layout(folder, **{flag: ["a", "b"]})
-
-
-def total(folder: Path, *files: str) -> Path:
-    for name in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
-
-
-TOTAL = (
-    "s1/ct.nii.gz",
-    "s1/segmentations/spleen.nii.gz",
-    "s1/segmentations/liver.nii.gz",
-    "s0/ct.nii.gz",
-    "s0/segmentations/liver.nii.gz",
-    # The published data set has a table beside its cases.
-    "meta.csv",
-)
-
-
-def test_totalsegmentator(tmp_path):
-    folder = total(tmp_path, *TOTAL)
-    (folder / "papers").mkdir()
-    found = layouts.read_layout(folder)
-    assert found.structures == ("liver", "spleen") and found.channels == ("CT",)
-    assert found.file_values == {0: 0, 1: 1, 2: 2, IGNORE: IGNORE}
-    masks = [folder / "s1/segmentations" / f"{name}.nii.gz" for name in ("liver", "spleen")]
-    liver = ("liver", folder / "s0/segmentations/liver.nii.gz")
-    assert found.cases == (
-        CaseSource("s0", (folder / "s0/ct.nii.gz",), None, ("liver",), (liver,)),
-        CaseSource(
-            "s1",
-            (folder / "s1/ct.nii.gz",),
-            None,
-            ("liver", "spleen"),
-            (("liver", masks[0]), ("spleen", masks[1])),
-        ),
-    )
-
-
-def test_totalsegmentator_structures_are_a_choice_in_order(tmp_path):
-    folder = total(tmp_path, *TOTAL)
-    found = layouts.read_layout(folder, ["spleen", "liver"], ["portal venous CT"])
-    assert found.structures == ("spleen", "liver") and found.channels == ("portal venous CT",)
-    assert [name for name, _ in found.cases[1].masks] == ["spleen", "liver"]
-    alone = layouts.read_layout(folder, ["spleen"])
-    assert [case.annotated for case in alone.cases] == [(), ("spleen",)]
-    with pytest.raises(InputError, match="--structures: expected names of .* found 'splen'"):
-        layouts.read_layout(folder, ["splen"])
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        (["s2/segmentations/liver.nii.gz"], "s2: expected ct.nii.gz or mri.nii.gz, found 0"),
-        (["s1/mri.nii.gz"], "s1: expected ct.nii.gz or mri.nii.gz, found 2"),
-        (["s2/mri.nii.gz"], "expected CT or MRI, found both; --channel_names names the two"),
-        (["s0/segmentations/liver.nrrd"], "liver.nrrd: expected one file for liver, found .*"),
-    ],
-)
-def test_totalsegmentator_that_cannot_be_used(tmp_path, files, message):
-    with pytest.raises(InputError, match=message):
-        layouts.read_layout(total(tmp_path, *TOTAL, *files))
-
-
-def test_totalsegmentator_links_are_followed(tmp_path):
-    folder = total(tmp_path / "set", *TOTAL)
-    plain = layouts.read_layout(folder)
-    linked(tmp_path, folder, "s0/segmentations/liver.nii.gz", "s0/ct.nii.gz", "s1")
-    assert layouts.read_layout(folder) == plain
-
-
-def table(folder: Path, text: str, *files: str) -> Path:
-    total(folder, *files)
-    (folder / "cases.csv").write_text(text)
-    return folder / "cases.csv"
-
-
-def test_csv(tmp_path):
-    text = (
-        "\ufeffcase_id,image2,image,label,annotated_mask,annotated_labels\n"
-        'a,x/t2.nrrd,x/t1.nrrd,x/l.nrrd,x/m.nrrd,"spleen; liver"\n'
-        "\n"
-        "b,x/t2.nrrd,x/t1.nrrd,x/l.nrrd,,\n"
-        "c,x/t2.nrrd,x/t1.nrrd,,,\n"
-    )
-    files = [tmp_path / "x" / f"{name}.nrrd" for name in ("t1", "t2", "l", "m")]
-    path = table(tmp_path, text, *(str(file.relative_to(tmp_path)) for file in files))
-    t1, t2, label, mask = files
-    for source in (path, tmp_path):
-        found = layouts.read_layout(source, ["spleen", "liver", "heart"], ["T1", "T2"])
-        assert found.structures == ("spleen", "liver", "heart") and found.channels == ("T1", "T2")
-        assert found.file_values == {0: 0, 1: 1, 2: 2, 3: 3, IGNORE: IGNORE}
-        assert found.cases == (
-            CaseSource("a", (t1, t2), label, ("spleen", "liver"), annotated_mask=mask),
-            CaseSource("b", (t1, t2), label, found.structures),
-            CaseSource("c", (t1, t2), None, found.structures),
-        )
-
-
-HEADER = "case_id,image,label\n"
-
-
-def test_csv_as_spreadsheets_write_it_where_the_comma_is_decimal(tmp_path):
-    text = 'case_id;image;label;annotated_labels\r\n"a,1";i.nrrd;l.nrrd;"liver;heart"\r\n;;;\r\n'
-    found = layouts.read_layout(table(tmp_path, text, "i.nrrd", "l.nrrd"), ["heart", "liver"], "T")
-    assert [(case.case_id, case.annotated) for case in found.cases] == [("a,1", ("liver", "heart"))]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "expected the header case_id,image.* found ''"),
-        ("case_id;image\na;i.nrrd\n", "expected the header .* found 'case_id,image'"),
-        ("case_id,image,image3,label\n", "expected the header"),
-        ("case_id,image,label,annotated_label\n", "expected the header"),
-        ("case_id,image,image,label\n", "expected the header"),
-        (HEADER, "expected a row for each case, found none"),
-        (HEADER + "a,i.nrrd\n", "expected 3 cells in line 2, found 2"),
-        (HEADER + "a,i.nrrd,l.nrrd\na,i.nrrd,l.nrrd\n", "the case a is listed twice"),
-        (HEADER + ",i.nrrd,l.nrrd\n", "expected the name of a case, found ''"),
-        (HEADER + "../a,i.nrrd,l.nrrd\n", "expected the name of a case without /, found '../a'"),
-        (HEADER + "a,,l.nrrd\n", "expected a file as image of a, found none"),
-        (HEADER + "a,../i.nrrd,l.nrrd\n", r"expected files inside .* found '\.\./i\.nrrd'"),
-        (HEADER + "a,i.nrrd,/etc/passwd\n", "expected files inside .* found '/etc/passwd'"),
-        (HEADER + "a,i.nrrd,none.nrrd\n", "none.nrrd: no such file, though .*cases.csv lists it"),
-        (HEADER + '"a,i.nrrd,l.nrrd\n', "not a CSV file in UTF-8: "),
-        (HEADER + "a,i.nrrd,\x00\n", "expected|not a CSV"),
-        (
-            "case_id,image,label,annotated_mask\na,i.nrrd,,l.nrrd\n",
-            "expected a label beside the annotated mask of a",
-        ),
-        (
-            "case_id,image,label,annotated_labels\na,i.nrrd,l.nrrd,lung\n",
-            "\"annotated_labels\" of a names 'lung'; the structures are liver",
-        ),
-        ("case_id,image,image2,label\na,i.nrrd,i.nrrd,\n", "--channel_names: expected 2 for the"),
-    ],
-)
-def test_csv_that_cannot_be_used(tmp_path, text, message):
-    path = table(tmp_path / "set", text, "i.nrrd", "l.nrrd")
-    with pytest.raises(InputError, match=message) as raised:
-        layouts.read_layout(path, ["liver"], ["CT"])
-    assert "\n" not in str(raised.value)
-
-
-def test_csv_names_that_nothing_says(tmp_path):
-    path = table(tmp_path, HEADER + "a,i.nrrd,l.nrrd\n", "i.nrrd", "l.nrrd")
-    with pytest.raises(InputError, match="such as CT and --structures, the names .* found neither"):
-        layouts.read_layout(path)
-    with pytest.raises(InputError, match="expected --channel_names such as CT, found none"):
-        layouts.read_layout(path, ["liver"])
-    with pytest.raises(InputError, match="expected --structures, the names of the label values"):
-        layouts.read_layout(path, (), ["CT"])
-
-
-def test_csv_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="cases.csv: cannot read: No such file"):
-        layouts.read_layout(tmp_path / "cases.csv")
-    table(tmp_path, HEADER)
-    (tmp_path / "more.csv").touch()
-    with pytest.raises(InputError, match="expected .* one CSV file, found 2 CSV files"):
-        layouts.read_layout(tmp_path)
-
-
-def test_csv_of_dicom_series_and_dicom_labels(tmp_path, monkeypatch):
-    volume = volumes.Volume(np.zeros((2, 3, 4, 1), np.int16), (1.0, 1.0, 1.0))
-    slices = volumes.to_sitk(volume)
-    (tmp_path / "ct").mkdir()
-    for z in range(2):
-        image = slices[:, :, z]
-        image.SetMetaData("0008|0060", "CT")
-        sitk.WriteImage(image, str(tmp_path / "ct" / f"{z}.dcm"))
-    names = {"a.dcm": ["spleen"], "b.dcm": ["liver", "aorta"]}
-    stand_in = types.SimpleNamespace(
-        is_dicom_label=lambda path: path.suffix == ".dcm",
-        read=lambda path, image: dict.fromkeys(names[path.name]),
-    )
-    monkeypatch.setitem(sys.modules, "data_tools.dicom_labels", stand_in)
-    monkeypatch.setattr(data_tools, "dicom_labels", stand_in, raising=False)
-    monkeypatch.setattr(csv_table, "read_image", lambda paths, series: volume)
-    text = "case_id,image,label,annotated_labels\na,ct,a.dcm,\nb,ct,b.dcm,liver;spleen\nc,ct,,\n"
-    path = table(tmp_path, text, *names)
-    found = layouts.read_layout(path)
-    assert found.channels == ("CT",) and found.structures == ("aorta", "liver", "spleen")
-    # Where the table does not say it, the file's own names do.
-    assert [case.annotated for case in found.cases] == [
-        None,
-        ("liver", "spleen"),
-        ("aorta", "liver", "spleen"),
-    ]
-    chosen = layouts.read_layout(path, ["spleen", "liver"])
-    assert chosen.structures == ("spleen", "liver")

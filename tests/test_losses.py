@@ -64,6 +64,13 @@ def test_half_precision_predictions_are_computed_with_in_float32(name):
     )
 
 
+@ALL
+def test_the_label_of_unannotated_voxels_is_no_class(name):
+    labels = tf.fill([1, 2, 2, 2], IGNORE)
+    with pytest.raises(InputError, match="expected at most 255 classes, .* found 256"):
+        LOSSES[name](from_logits=True).value(labels, tf.zeros([1, 2, 2, 2, 256]))
+
+
 def uneven_batch():
     """Eight cases: two without any annotation, the others with much or little."""
     rng = np.random.default_rng(5)

@@ -25,7 +25,6 @@ def case(name: str, shard: int, annotated: list[str]) -> CaseEntry:
         shard,
         annotated_structures=annotated,
         coverage=COVERAGE,
-        intensity=[{"mean": 1.5}],
         body=[distribution.describe(np.arange(9))],
         structures={"liver": StructureStatistics(0.5, [distribution.describe(np.arange(4))])},
     )
@@ -163,6 +162,14 @@ def test_another_schema(folder, text, found):
         (
             {"cases": [asdict(case("a", 0, [])) | {"coverage": {}}]},
             "case a: expected the coverage of annotated, found {}",
+        ),
+        (
+            {"cases": [asdict(case("a", 0, [])) | {"intensity": []}]},
+            r"case a: expected maximum, mean, minimum, std of 1 channels as intensity, found \[\]",
+        ),
+        (
+            {"cases": [asdict(case("a", 0, [])) | {"intensity": [{"mean": 1.5}]}]},
+            "case a: expected maximum, mean, .* as intensity, found",
         ),
         ({"cases": [asdict(case("a", 0, []))] * 2}, "expected cases of different names"),
         ({"spacing": [1.0, 0.0, 1.0]}, "expected a positive spacing"),

@@ -37,6 +37,8 @@ def test_one_structure(structure, expected):
 
 
 def test_what_it_does_not_take():
+    with pytest.raises(InputError, match="dice: expected at most 255 classes, .* found 256"):
+        MaskedDiceMetric(256)
     for structure in (0, 3):
         with pytest.raises(InputError, match=f"expected a structure of 1 to 2, found {structure}"):
             MaskedDiceMetric(3, structure=structure)

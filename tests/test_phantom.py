@@ -322,10 +322,10 @@ def test_command_replaces_a_data_set_only_if_told_to(tmp_path):
     [
         ("--shape=96,80", "three whole numbers"),
         ("--shape=96,8,96", "at least 16"),
-        ("--spacing=4,0,4", "three positive mm"),
-        ("--spacing=4,nan,4", "three positive mm"),
+        ("--spacing=4,0,4", "three positive numbers"),
+        ("--spacing=4,nan,4", "three positive numbers"),
         ("--annotated_slices=1.5", r"annotated_slices=1.5"),
-        ("--annotated_structures=nan", "from 0 to 1"),
+        ("--annotated_structures=nan", "expected a finite number, found nan"),
         ("--num_cases=0", "num_cases=0"),
         ("--structures=ring", "liver"),
     ],

@@ -68,5 +68,7 @@ def test_no_structure_in_common(tmp_path, predicted):
 
 def test_a_value_that_the_model_does_not_have(tmp_path, predicted):
     write(tmp_path / "references/a.nii.gz", [4] * 8)
-    with pytest.raises(InputError, match="a.nii.gz: expected the label values .*, found 4"):
+    with pytest.raises(
+        InputError, match="a.nii.gz: expected the declared label values .*, found 4"
+    ):
         References(tmp_path / "references", STRUCTURES).scores("a", predicted)

@@ -257,7 +257,10 @@ def test_a_failing_write_leaves_the_former_page(tmp_path, monkeypatch):
         ({"scores": "nameless"}, "--scores: expected NAME=DIR .*, found 'nameless'"),
         ({"runs": "a=x,a=y"}, "--runs: expected NAME=DIR with different names, found 'a=y'"),
         ({"scores": "a={root}"}, "metrics.json: cannot read: No .*; .* experiments.evaluate"),
-        ({"scores": "a={root}/broken"}, "metrics.json: expected summary and cases .*, found other"),
+        ({"scores": "a={root}/broken"}, "metrics.json: not scores .*: summary: Field required"),
+        ({"scores": "a={root}/text"}, "metrics.json: not scores .*: summary: .* dictionary"),
+        ({"scores": "a={root}/means"}, "metrics.json: not scores .*: no mean of dice"),
+        ({"runs": "a={root}/bytes"}, "metrics.csv: not a CSV file in UTF-8"),
         ({"runs": "a={root}/broken"}, "run.json: not valid JSON"),
         ({"runs": "a={root}/text"}, "metrics.csv: expected the numbers of a training run"),
         ({"dataset_dir": "{root}/data"}, r"one folder for each of --dataset_dir \(1\), found 0"),
@@ -267,7 +270,12 @@ def test_a_failing_write_leaves_the_former_page(tmp_path, monkeypatch):
         ),
         (
             {"dataset_dir": "{root}/data", "predictions": "{root}/values"},
-            r"case_0.nii.gz: prediction: expected labels 0 to 1 .*, found 7",
+            r"case_0.nii.gz: expected the declared label values \[0, 1\] .*, found 7",
+        ),
+        (
+            # As eight bits it would be the liver.
+            {"dataset_dir": "{root}/data", "predictions": "{root}/large"},
+            r"case_0.nii.gz: expected the declared label values \[0, 1\] .*, found 257",
         ),
         (
             {"dataset_dir": "{root}/data", "predictions": "{root}/shape"},
@@ -281,13 +289,16 @@ def test_wrong_input(made, command, tmp_path, flags, message):
         ("broken", "run.json", "{"),
         ("text", "run.json", '{"settings": {}}'),
         ("text", "metrics.csv", "step,loss\nten,1\n"),
+        ("text", "metrics.json", '{"summary": "good", "cases": {}}'),
+        ("means", "metrics.json", '{"summary": {"structures": {}, "mean": {}}, "cases": {}}'),
+        ("bytes", "run.json", '{"settings": {}}'),
+        ("bytes", "metrics.csv", f"step,loss\n1,{'1' * 200_000}\n"),
     ):
         (made / folder).mkdir(exist_ok=True)
         (made / folder / name).write_text(text)
-    volume_io.write(
-        made / "values/case_0.nii.gz",
-        Volume(np.full((9, 6, 8, 1), 7, np.uint8), (3, 1, 1), direction=RAS),
-    )
+    for folder, value in (("values", 7), ("large", 257)):
+        array = np.full((9, 6, 8, 1), value, np.int16)
+        volume_io.write(made / folder / "case_0.nii.gz", Volume(array, (3, 1, 1), direction=RAS))
     volume_io.write(
         made / "shape/case_0.nii.gz",
         Volume(np.zeros((8, 6, 8, 1), np.uint8), (3, 1, 1), direction=RAS),

@@ -40,6 +40,17 @@ def centre(volume: Volume) -> tuple[float, ...]:
     return image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.int32])
+@pytest.mark.parametrize("direction", [DIRECTIONS[13], OBLIQUE])
+def test_whole_numbers_are_rounded_to_the_nearest(rng, dtype, direction):
+    array = rng.integers(0 if dtype == np.uint8 else -90, 90, (6, 7, 8, 2)).astype(dtype)
+    volume = Volume(array, (2.0, 1.0, 1.0), ORIGIN, direction)
+    exact = resampling.to_grid(volume.with_array(array.astype(np.float64)), (1.0, 0.7, 0.8)).array
+    found = resampling.to_grid(volume, (1.0, 0.7, 0.8)).array
+    assert found.dtype == dtype
+    assert np.abs(found - exact).max() < 0.5 + 1e-4
+
+
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (4.0, 1.5, 2.5), (0.7, 3.0, 1.1)])
 @pytest.mark.parametrize("direction", [DIRECTIONS[0], DIRECTIONS[13], OBLIQUE])
 def test_image_stays_in_place(spacing, direction):

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from helpers import make_shards
 
-from data_tools import case_pool, case_reader, shard
+from data_tools import case_pool, case_reader, flag_values, shard
 from data_tools.reading import ReadOptions
 from tl3d_keras import manifest, stored_case, volume_io
 from tl3d_keras.annotation import IGNORE
@@ -415,9 +415,9 @@ def test_command_passes_its_flags_on(dataset, tmp_path, command):
     ],
 )
 def test_spacing_flag(values):
-    assert shard.parse_spacing(["3", "0.5", "1e0"]) == (3.0, 0.5, 1.0)
+    assert flag_values.spacing("spacing", ["3", "0.5", "1e0"]) == (3.0, 0.5, 1.0)
     with pytest.raises(InputError, match=f"--spacing: expected three .* found {','.join(values)}$"):
-        shard.parse_spacing(values)
+        flag_values.spacing("spacing", values)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

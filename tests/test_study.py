@@ -11,14 +11,22 @@ import helpers
 import numpy as np
 import pytest
 
-from data_tools.study import cells, driver, study_file, task_dataset, task_records, workers
+from data_tools.study import (
+    cells,
+    driver,
+    study_file,
+    study_schema,
+    task_dataset,
+    task_records,
+    workers,
+)
 from data_tools.study.driver import StudyOptions
 from experiments import size_study
 from tl3d_keras import artifact, stored_case
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
-from tl3d_keras.study import outcome
+from tl3d_keras.study import outcome, report
 from tl3d_keras.study.outcome import CellKey
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -256,12 +264,12 @@ def test_drawn_slices_depend_on_seed_and_case(data, tmp_path):
 
 
 def test_labels_of_a_task_choose_structures_and_files(place, tmp_path):
-    task = study_file.Task("dataset", test=("case_1",), labels={"spleen": 2}, channels=("CT",))
+    task = study_schema.Task("dataset", test=("case_1",), labels={"spleen": 2}, channels=("CT",))
     dataset = task_dataset.read(task, place, place)
     assert dataset.structures == ("spleen",)
     assert [dataset.file_values[v] for v in (0, 1, 2, IGNORE)] == [0, 0, 1, IGNORE]
     assert dataset.cases[3].label == place / "dataset" / "labelsTr" / "case_3.nii.gz"
-    chosen = study_file.Task("dataset", test=("case_1",), structures=("spleen",))
+    chosen = study_schema.Task("dataset", test=("case_1",), structures=("spleen",))
     restricted = task_dataset.read(chosen, place, place)
     assert [restricted.file_values[v] for v in (0, 1, 2, IGNORE)] == [0, 0, 1, IGNORE]
     with pytest.raises(InputError, match="expected structures of liver, spleen, found 'heart'"):
@@ -272,7 +280,7 @@ def test_labels_of_a_task_choose_structures_and_files(place, tmp_path):
 
 
 def test_splits_come_from_a_file(place, tmp_path):
-    task = study_file.Task("dataset", splits=study_file.Splits("splits.json", "boxes"))
+    task = study_schema.Task("dataset", splits=study_schema.Splits("splits.json", "boxes"))
     (tmp_path / "splits.json").write_text('{"boxes": {"test": ["a"], "train": ["c", "b"]}}')
     assert study_file.splits_of(task, place, tmp_path) == (["c", "b"], ["a"])
     (tmp_path / "splits.json").write_text('{"boxes": {"test": "a"}}')
@@ -365,6 +373,32 @@ def test_tuning_reads_no_test_case(make_study, place, tmp_path, monkeypatch):
     assert cell.cases == ("case_2", "case_0")
     with pytest.raises(InputError, match="more training cases than the 4 held out"):
         driver.run(make_study(), tmp_path, StudyOptions(place, 0, tuning_cases=4), print)
+
+
+def test_results_that_cannot_be_written_on_the_way_end_no_study(
+    make_study, place, tmp_path, monkeypatch
+):
+    def fake(jobs, *_):
+        for cell, _data in jobs:
+            found = outcome.Outcome(cell.key, {}, (), 1.0)
+            outcome.write(found, cell.fingerprint, tmp_path)
+            yield cell, found
+
+    written = []
+
+    def write_at_the_end(folder):
+        written.append(folder)
+        if len(written) < 3:
+            # Another process, with --results_only, has just renamed the file.
+            raise InputError("report.html: cannot write: No such file or directory")
+        return real(folder)
+
+    real = report.write
+    monkeypatch.setattr(workers, "run_all", fake)
+    monkeypatch.setattr(report, "write", write_at_the_end)
+    monkeypatch.setattr(driver, "_SECONDS_BETWEEN_REPORTS", -1.0)
+    driver.run(make_study(), tmp_path, StudyOptions(place, 0), print)
+    assert len(written) == 4
 
 
 def test_a_failing_cell_leaves_the_others_alone(make_study, place, tmp_path, monkeypatch):

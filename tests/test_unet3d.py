@@ -147,6 +147,7 @@ def test_configuration_and_keras_file_round_trip(arguments, tmp_path):
     "wrong, message",
     [
         ({"num_classes": 1}, "expected num_classes of at least 2, found 1"),
+        ({"num_classes": 256}, "expected num_classes of at most 255, .* found 256"),
         ({"padding": "full"}, "expected padding of valid, same, found 'full'"),
         ({"normalization": "batch"}, "found 'batch'"),
         ({"filters": 12, "normalization": "group"}, "divisible by 8"),

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from tl3d_keras import resampling, volume_io, volumes
+from tl3d_keras import file_headers, resampling, volume_io, volumes
 from tl3d_keras.errors import InputError
 from tl3d_keras.volumes import Volume
 
@@ -202,6 +202,10 @@ def holes(path: Path) -> None:
     volume_io.write(path, volume(not_a_number()))
 
 
+def huge(path: Path) -> None:
+    volume_io.write(path, volume(np.full((2, 3, 4, 1), -1e300)))
+
+
 def waves(path: Path) -> None:
     sitk.WriteImage(sitk.Image(4, 5, 6, sitk.sitkComplexFloat32), str(path))
 
@@ -219,6 +223,7 @@ BAD_FILES = [
     ("a.nii", holes, "expected finite intensities, found 2 NaN or infinite values"),
     ("a.nrrd", holes, "expected finite intensities, found 2 NaN or infinite values"),
     ("a.nii.gz", holes, "expected finite intensities, found 2 NaN or infinite values"),
+    ("a.nii.gz", huge, r"expected values up to 3.4e\+38, found 1e\+300"),
     ("a", Path.mkdir, "expected a DICOM series, found none"),
 ]
 BAD_LABELS = [
@@ -289,6 +294,10 @@ def test_a_failed_write_leaves_the_former_file(tmp_path, rng, monkeypatch):
         volume_io.write(path, volume(noise(rng)))
     assert path.read_bytes() == former
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_reason_of_an_error_that_says_nothing():
+    assert file_headers.reason(MemoryError()) == "MemoryError"
 
 
 def test_unknown_suffix_is_not_written(tmp_path, rng):

@@ -1,6 +1,5 @@
 """What one sees of a run, and that kills and full disks leave neither gap nor repeat in it."""
 
-import csv
 import io
 import json
 import os
@@ -15,9 +14,10 @@ from pathlib import Path
 import helpers
 import pytest
 import tensorflow as tf
+from runs import rows
 
 from experiments import train_base, training_flags
-from tl3d_keras import artifact, training_run
+from tl3d_keras import artifact, metrics_csv, run_folder, run_report, training_run
 from tl3d_keras.callbacks import Progress
 from tl3d_keras.errors import InputError
 from tl3d_keras.run_settings import RunSettings
@@ -34,12 +34,6 @@ SETTINGS = {
     "strategy": "one",
     "num_validation": 1,
 }
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    """Four sparsely annotated cases."""
-    return helpers.write_records(tmp_path_factory.mktemp("records"))
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +56,6 @@ def events(folder):
                 assert event.step not in steps
                 steps[event.step] = tf.make_ndarray(value.tensor).tolist()
     return found
-
-
-def rows(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_tensorboard(watched):
@@ -100,6 +89,19 @@ def test_report_page(watched):
     page = (watched[0] / "report.html").read_text()
     assert page.count("data:image/png;base64") == 2
     assert "case_3" in page and "mean validation" not in page and "not finished" not in page
+
+
+def test_names_in_any_script_whatever_the_locale(tmp_path, ascii_locale):
+    folder = run_folder.RunFolder(tmp_path / "run", {})
+    for step in (1, 2):
+        folder.log({"step": step, "loss": 0.5, "validation_dice/\u809d\u81df": 0.5})
+    folder.note()
+    folder.close()
+    assert [row["validation_dice/\u809d\u81df"] for row in metrics_csv.read(folder.path)] == [
+        "0.5"
+    ] * 2
+    run_report.write(folder.path)
+    assert (folder.path / "report.html").is_file()
 
 
 def test_profile_holds_both_steps(watched):

@@ -70,6 +70,24 @@ def test_overwrite_that_fails_keeps_the_former(former):
     assert tree(former) == {"a": "former"}
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_a_link_leads_to_is_replaced_and_the_link_stays(former, times):
+    link = former.parent / "link"
+    link.symlink_to("out")
+    for _ in range(times):
+        with whole_folder(link, overwrite=True) as folder:
+            (folder / "b").write_text("new")
+    assert link.is_symlink() and tree(former) == {"b": "new"}
+    assert sorted(p.name for p in former.parent.iterdir()) == ["link", "out"]
+
+
+def test_the_present_folder_by_its_short_name(former, monkeypatch):
+    monkeypatch.chdir(former)
+    with whole_folder(".", overwrite=True) as folder:
+        (folder / "b").write_text("new")
+    assert tree(former.parent) == {"out/b": "new"}
+
+
 def test_killed_while_building(former):
     left = former.parent / ".out.building"
     left.mkdir()

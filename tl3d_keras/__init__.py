@@ -15,7 +15,11 @@ _PUBLIC = {
     "freeze": "layers_by_name",
     "transfer_model": "transfer",
     "import_keras_model": "keras_import",
+    "Segmenter": "inference",
     "segment": "inference",
+    "ModelInfo": "model_info",
+    "Intensity": "intensity",
+    "Volume": "volumes",
     "IGNORE": "annotation",
     "InputError": "errors",
 }

@@ -59,11 +59,17 @@ def coverage(labels: np.ndarray, structures: Sequence[str]) -> dict[str, dict[st
         `{"annotated": {"slices", "voxels"}, <structure>: {"slices", "voxels"}, ...}` where a slice
         is axial and counts if any voxel in it does.
     """
-    per_slice = np.array([np.bincount(plane.ravel(), minlength=IGNORE + 1) for plane in labels])
+    per_slice = counts_by_slice(labels)
     counts = {"annotated": _slices_and_voxels(per_slice[:, :IGNORE].sum(axis=1))}
     for value, name in enumerate(structures, start=1):
         counts[name] = _slices_and_voxels(per_slice[:, value])
     return counts
+
+
+def counts_by_slice(labels: np.ndarray) -> np.ndarray:
+    """How often each value is in each slice: int64 [Z, 256] of uint8 labels [Z, Y, X]."""
+    # Not all at once, for bincount makes int64 of what it counts.
+    return np.array([np.bincount(plane.ravel(), minlength=IGNORE + 1) for plane in labels])
 
 
 def _slices_and_voxels(per_slice: np.ndarray) -> dict[str, int]:
@@ -130,14 +136,10 @@ def restore(labels: np.ndarray, resampled: np.ndarray, lost: _Index, place: Plac
     _keep_structures(labels, resampled, place)
 
 
-def _counts(labels: np.ndarray) -> np.ndarray:
-    # Slice by slice, for bincount makes int64 of what it counts.
-    return np.sum([np.bincount(s.ravel(), minlength=IGNORE + 1) for s in labels], axis=0)
-
-
 def _keep_structures(labels: np.ndarray, resampled: np.ndarray, place: Place) -> None:
-    counts = _counts(resampled)
-    structures = np.setdiff1d(np.flatnonzero(_counts(labels)), (0, IGNORE)).astype(np.uint8)
+    counts = counts_by_slice(resampled).sum(axis=0)
+    before = counts_by_slice(labels).sum(axis=0)
+    structures = np.setdiff1d(np.flatnonzero(before), (0, IGNORE)).astype(np.uint8)
     for value in structures[counts[structures] == 0]:
         new, far = place(np.nonzero(labels == value))
         # The last voxel of another structure is taken only when there is no other place.

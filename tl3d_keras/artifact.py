@@ -66,8 +66,9 @@ def save(
         tf.saved_model.save(module, str(building), signatures=module.signatures)
         (building / EXTRA).mkdir()
         content = model_info.to_json(info, served.get_config())
-        (building / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n")
-        (building / CARD_FILE).write_text(model_info.card(Path(folder).name, content))
+        (building / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        card = model_info.card(Path(folder).resolve().name, content)
+        (building / CARD_FILE).write_text(card, "utf-8")
         extend(building)
     return target
 
@@ -162,7 +163,8 @@ def _key(name: str) -> str:
 def _versions(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
-    return [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
+    names = [entry.name for entry in folder.iterdir() if entry.name.isdecimal()]
+    return [int(name) for name in names if name == str(int(name))]
 
 
 def _read_json(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import SimpleITK as sitk
 from tl3d_keras import dicom_elements, file_headers
 from tl3d_keras.errors import InputError
 
-_SERIES_UID, _NUMBER, _DESCRIPTION = "0020|000e", "0020|0011", "0008|103e"
+# SeriesInstanceUID; SeriesNumber, SeriesDescription and Modality.
+_SERIES_UID, _TOLD = "0020|000e", ("0020|0011", "0008|103e", "0008|0060")
 _POSITION, _ORIENTATION, _PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 # Positions are written with few digits; a missing slice is off by 100 % of the distance.
 _UNEVEN = 0.05
@@ -26,12 +27,14 @@ class Series:
         uid: SeriesInstanceUID, empty where the files have none.
         number: SeriesNumber, or empty.
         description: SeriesDescription, or empty.
+        modality: Modality, such as CT or MR, or empty.
         files: its files.
     """
 
     uid: str
     number: str
     description: str
+    modality: str
     files: tuple[Path, ...]
 
     def __str__(self) -> str:
@@ -78,10 +81,11 @@ def list_series(folder: Path) -> list[Series]:
             raise InputError(f"{file}: cannot read: the file is damaged")
     if not groups:
         raise InputError(f"{folder}: expected a DICOM series, found none")
-    return [
-        Series(uid, _text(headers[uid], _NUMBER), _text(headers[uid], _DESCRIPTION), tuple(files))
-        for uid, files in groups.items()
-    ]
+    found = []
+    for uid, slices in groups.items():
+        number, description, modality = (_text(headers[uid], tag) for tag in _TOLD)
+        found.append(Series(uid, number, description, modality, tuple(slices)))
+    return found
 
 
 def choose(folder: Path, series: str | None) -> Series:

@@ -110,7 +110,7 @@ def check_spacing(path: Path, spacing: Sequence[float]) -> None:
 def reason(error: Exception) -> str:
     """What SimpleITK or the system says, in one line that is the same in every process."""
     said = (isinstance(error, OSError) and error.strerror) or str(error)
-    line = said.strip().splitlines()[-1].strip()
+    line = (said.strip() or type(error).__name__).splitlines()[-1].strip()
     return re.sub(r"^(ITK ERROR: )?\w+\(0x[0-9a-f]+\): ", "", line)
 
 

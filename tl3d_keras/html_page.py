@@ -87,6 +87,11 @@ def times(values: Iterable[float]) -> str:
     return " × ".join(f"{value:.4g}" for value in values)
 
 
+def ml(volume: float) -> str:
+    """A volume in ml: 1234, 12.3, 0.0123."""
+    return f"{volume:.0f}" if volume >= 100 else f"{volume:.3g}"
+
+
 _STYLE = """
 :root { --ink: #1c2330; --soft: #5d6878; --line: #dfe4ea; --paper: #f5f7f9; --accent: #12677a; }
 * { box-sizing: border-box; }

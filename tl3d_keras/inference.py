@@ -44,8 +44,8 @@ class Segmenter:
         network: as given.
 
     Raises:
-        InputError: an overlap of exact tiles or outside 0 to 0.9, or mirrors along x of structures
-            that have a side.
+        InputError: an overlap of exact tiles, without a `patch_size` or outside 0 to 0.9, or
+            mirrors along x of structures that have a side.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Segmenter:
         self._intensity = intensity
         self._patch_size = patch_size
         self._overlap = overlap
-        _check_overlap(overlap, self._costs)
+        _check_overlap(overlap, self._costs, patch_size)
         _check_mirrors(mirror_axes, network.structures)
         self._skip_air = skip_air
         self._memory_bytes = memory_bytes
@@ -205,9 +205,13 @@ def _with(function: Callable[..., Any], seen: Survey) -> Callable[[np.ndarray], 
     return lambda raw: function(raw, seen.scale, seen.shift).numpy()
 
 
-def _check_overlap(overlap: float | None, network: tile_cost.Network) -> None:
+def _check_overlap(
+    overlap: float | None, network: tile_cost.Network, patch_size: Sequence[int] | None
+) -> None:
     if overlap is None:
         return
+    if patch_size is None:
+        raise InputError("expected the patch_size to blend patches with an overlap, found none")
     if not network.normalization and network.padding == "valid":
         raise InputError(
             "expected no --overlap for a network with valid padding, whose tiles are exact without"

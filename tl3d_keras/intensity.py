@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,10 @@ class Intensity:
             raise InputError(
                 f"expected an intensity mode of {', '.join(MODES)}, found {self.mode!r}"
             )
-        ordered = all(a < b for a, b in zip(self.low, self.high, strict=False))
+        ordered = all(-inf < a < b < inf for a, b in zip(self.low, self.high, strict=False))
         if self.mode == "window" and not (self.low and len(self.low) == len(self.high) and ordered):
             raise InputError(
-                f"expected a window low < high for each channel, found low {self.low} "
+                f"expected a finite window low < high for each channel, found low {self.low} "
                 f"and high {self.high}"
             )
 

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from tl3d_keras.manifest import CaseEntry, Manifest
 
 # Bytes that the TFRecord format puts before and after a record's data.
-_FRAME_BEFORE, _FRAME_AFTER = 12, 4
+FRAME_BEFORE, FRAME_AFTER = 12, 4
+_STATISTICS = {"mean", "std", "minimum", "maximum"}
 
 
 def check(manifest: "Manifest", path: Path) -> None:
@@ -48,11 +49,17 @@ def _check_case(case: "CaseEntry", manifest: "Manifest", path: Path) -> None:
     where = f"{path}: case {case.case_id}"
     if not 0 <= case.shard < len(manifest.shards):
         raise InputError(f"{where} names a shard that is not listed")
-    end = manifest.shards[case.shard].bytes - _FRAME_AFTER
-    if case.offset < _FRAME_BEFORE or case.bytes < 1 or case.offset + case.bytes > end:
+    end = manifest.shards[case.shard].bytes - FRAME_AFTER
+    if case.offset < FRAME_BEFORE or case.bytes < 1 or case.offset + case.bytes > end:
         raise InputError(f"{where} lies outside its shard {manifest.shards[case.shard].file}")
     if len(case.shape) != 4 or min(case.shape) < 1 or case.shape[3] != len(manifest.channels):
         raise InputError(f"{where}: expected a shape z, y, x, channels, found {case.shape}")
+    channels = len(manifest.channels)
+    if len(case.intensity) != channels or any(_STATISTICS - set(c) for c in case.intensity):
+        raise InputError(
+            f"{where}: expected {', '.join(sorted(_STATISTICS))} of {channels} channels as "
+            f"intensity, found {case.intensity}"
+        )
     unknown = set(case.annotated_structures) - set(manifest.structures)
     if unknown:
         raise InputError(f"{where}: expected the set's structures, found {sorted(unknown)[0]!r}")

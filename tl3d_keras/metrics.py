@@ -19,17 +19,22 @@ class MaskedDiceMetric(tf.keras.metrics.Metric):
     that were predicted or annotated, or that of one structure; `per_structure()` gives each.
 
     Args:
-        num_classes: K + 1.
+        num_classes: K + 1, at most 255.
         structure: 1..K, of which `result()` is then the Dice; None: the mean.
 
     Raises:
-        InputError: `structure` is none of the classes.
+        InputError: too many classes, or `structure` is none of them.
     """
 
     def __init__(
         self, num_classes: int, structure: int | None = None, name: str = "dice", **kwargs: Any
     ) -> None:
         super().__init__(name=name, **kwargs)
+        if num_classes > IGNORE:
+            raise InputError(
+                f"{name}: expected at most {IGNORE} classes, for the label {IGNORE} means "
+                f"unannotated, found {num_classes}"
+            )
         if structure is not None and not 1 <= structure < num_classes:
             raise InputError(
                 f"{name}: expected a structure of 1 to {num_classes - 1}, found {structure}"

@@ -46,6 +46,7 @@ def write(model: Artifact, folder: str | os.PathLike, name: str) -> tuple[Path, 
     described = model_info.to_json(model.info, model.network.get_config())
     with whole_folder(target) as building:
         (building / f"model.{name}").write_bytes(content)
-        (building / "tl3d_keras.json").write_text(json.dumps(described, indent=1) + "\n")
-        (building / "MODEL_CARD.md").write_text(model_info.card(Path(folder).name, described))
+        (building / "tl3d_keras.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
+        card = model_info.card(Path(folder).resolve().name, described)
+        (building / "MODEL_CARD.md").write_text(card, "utf-8")
     return target, largest

@@ -67,6 +67,8 @@ def check(plan: OptimizerPlan, stages: Sequence[int]) -> None:
         raise InputError(f"--ema: expected a decay from 0 to below 1, found {plan.ema}")
     if not 0 <= plan.clip_norm < float("inf"):
         raise InputError(f"--clip_norm: expected 0 or more, found {plan.clip_norm}")
+    if plan.weight_decay is not None and not 0 <= plan.weight_decay < float("inf"):
+        raise InputError(f"--weight_decay: expected 0 or more, found {plan.weight_decay}")
     for pattern, rate in plan.layer_rates:
         if not 0 <= rate < float("inf"):
             raise InputError(f"--layer_rates: expected 0 or more for {pattern!r}, found {rate}")

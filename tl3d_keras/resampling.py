@@ -57,20 +57,23 @@ def interpolated(volume: Volume, grid: Volume, floor: Sequence[float]) -> np.nda
         floor: what lies beyond the volume, one number a channel.
 
     Returns:
-        [Z, Y, X, C] of the image's type of number.
+        [Z, Y, X, C] of the image's type of number, whole ones rounded to the nearest.
     """
     channels = [
-        sitk.GetArrayFromImage(
-            _resampled(
-                to_sitk(volume.with_array(volume.array[..., c : c + 1])),
-                grid,
-                sitk.sitkLinear,
-                float(lowest),
-            )
-        )
+        _interpolated_channel(volume.with_array(volume.array[..., c : c + 1]), grid, float(lowest))
         for c, lowest in enumerate(floor)
     ]
     return np.stack(channels, axis=-1) if len(channels) > 1 else channels[0][..., np.newaxis]
+
+
+def _interpolated_channel(volume: Volume, grid: Volume, floor: float) -> np.ndarray:
+    dtype = volume.array.dtype
+    if not np.issubdtype(dtype, np.integer):
+        return sitk.GetArrayFromImage(_resampled(to_sitk(volume), grid, sitk.sitkLinear, floor))
+    # ITK cuts whole numbers off towards 0, half a unit on average.
+    exact = volume.with_array(volume.array.astype(np.float32 if dtype.itemsize <= 2 else float))
+    found = sitk.GetArrayFromImage(_resampled(to_sitk(exact), grid, sitk.sitkLinear, floor))
+    return np.rint(found, out=found).astype(dtype)
 
 
 def labels_to_grid(volume: Volume, spacing: Sequence[float]) -> Volume:

@@ -1,8 +1,6 @@
 """A training run's folder: checkpoints to resume from, metrics.csv, TensorBoard, run.json."""
 
-import csv
 import fcntl
-import io
 import json
 import os
 import resource
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tl3d_keras import __version__
+from tl3d_keras import __version__, metrics_csv
 from tl3d_keras.devices import keras_version
 from tl3d_keras.errors import InputError
 from tl3d_keras.training_state import TrainingState
@@ -48,7 +46,7 @@ class RunFolder:
         self._started = time.monotonic()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")
+            self._lock = open(self.path / ".lock", "wb")
         except OSError as error:
             raise InputError(f"{self.path}: cannot write there: {error.strerror}") from error
         self._run: dict[str, Any] = {"settings": json.loads(json.dumps(settings))}
@@ -109,9 +107,9 @@ class RunFolder:
             state.checkpoint().restore(latest).expect_partial()
         rows = [row for row in self._rows() if int(row["step"]) <= state.step]
         if rows:
-            self._write_rows(rows)
+            metrics_csv.write(self.path, rows)
         else:
-            (self.path / "metrics.csv").unlink(missing_ok=True)
+            (self.path / metrics_csv.FILE_NAME).unlink(missing_ok=True)
         for events in self.logs.glob(f"*{_SUFFIX}*"):
             if int(events.name.rpartition(_SUFFIX)[2]) > state.step:
                 events.unlink()
@@ -151,7 +149,8 @@ class RunFolder:
         Every row has an events file of its own, so that `restore` can drop what a killed run
         logged after its last checkpoint.
         """
-        self._write_rows([*self._rows(), {k: "" if v is None else v for k, v in row.items()}])
+        written = {name: "" if value is None else value for name, value in row.items()}
+        metrics_csv.write(self.path, [*self._rows(), written])
         for index, png in enumerate(self._pictures.values()):
             write_file(self.path / "pictures" / f"{index}.png", png)
         try:
@@ -180,7 +179,7 @@ class RunFolder:
         if not path.is_file():
             return
         try:
-            former = json.loads(path.read_text())
+            former = json.loads(path.read_text("utf-8"))
             settings = former["settings"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: expected the run.json of a training run") from error
@@ -196,19 +195,9 @@ class RunFolder:
             )
         self._run = former
 
-    def _rows(self) -> list[dict[str, Any]]:
-        path = self.path / "metrics.csv"
-        if not path.is_file():
-            return []
-        with open(path, newline="") as file:
-            return list(csv.DictReader(file))
-
-    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        lines = [columns, *([row.get(name, "") for name in columns] for row in rows)]
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(lines)
-        write_file(self.path / "metrics.csv", text.getvalue().encode())
+    def _rows(self) -> list[dict[str, str]]:
+        there = (self.path / metrics_csv.FILE_NAME).is_file()
+        return metrics_csv.read(self.path) if there else []
 
 
 def _drop_unfinished(folder: Path, step: int) -> None:

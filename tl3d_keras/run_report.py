@@ -1,13 +1,12 @@
 """The page of `experiments.report`: scores, pictures and training curves."""
 
-import csv
 import html
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tl3d_keras import curves, figure_file, html_page, json_file
+from tl3d_keras import curves, figure_file, html_page, json_file, metrics_csv
 from tl3d_keras.errors import InputError
 from tl3d_keras.html_page import Picture
 from tl3d_keras.text_table import aligned, number
@@ -29,15 +28,6 @@ _SETTINGS_SHOWN = (
 )
 
 
-def load_scores(folder: Path) -> dict[str, Any]:
-    """The content of `folder/metrics.json` as `score_file.write` writes it.
-
-    Raises:
-        InputError: it is missing, damaged or something else.
-    """
-    return _read(folder / "metrics.json", ("summary", "cases"), "experiments.evaluate")
-
-
 def page(
     scores: Mapping[str, Mapping[str, Any]],
     runs: Mapping[str, Path],
@@ -46,7 +36,7 @@ def page(
     """The report as HTML.
 
     Args:
-        scores: title -> what `load_scores` gave.
+        scores: title -> what `score_files.read` gave.
         runs: title -> folder of a training run; the last one's model goes into the next commands.
         comparisons: a data set's name and the pictures of its cases.
 
@@ -76,7 +66,7 @@ def page(
 
 def write(folder: Path) -> None:
     """Writes `report.html` into a training run's folder, once there is something to show."""
-    if not (folder / "metrics.csv").is_file():
+    if not (folder / metrics_csv.FILE_NAME).is_file():
         return
     cases = _read(folder / "run.json", ("settings",), "a training run").get("validation_cases", [])
     pictures = [
@@ -85,7 +75,9 @@ def write(folder: Path) -> None:
         if (path := folder / "pictures" / f"{number}.png").is_file()
     ]
     comparisons = [("the validation cases", pictures)] if pictures else []
-    write_file(folder / "report.html", page({}, {folder.name: folder}, comparisons).encode())
+    write_file(
+        folder / "report.html", page({}, {folder.resolve().name: folder}, comparisons).encode()
+    )
 
 
 def dice_table(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -149,24 +141,21 @@ def _score_row(title: str, structure: str | None, scores: Mapping[str, Mapping[s
 
 def _run(name: str, folder: Path) -> str:
     provenance = _read(folder / "run.json", ("settings",), "a training run")
-    path = folder / "metrics.csv"
+    rows = metrics_csv.read(folder)
     try:
-        with path.open(newline="") as file:
-            drawn = curves.curves(list(csv.DictReader(file)))
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot read; expected a folder that a training run has written"
-        ) from error
+        drawn = curves.curves(rows)
     except ValueError as error:
-        raise InputError(f"{path}: expected the numbers of a training run: {error}") from error
+        raise InputError(
+            f"{folder / metrics_csv.FILE_NAME}: expected the numbers of a training run: {error}"
+        ) from error
     picture = Picture(name, "Loss and Dice against the training step.", figure_file.png(drawn))
-    rows = "".join(
+    facts = "".join(
         f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
         for key, value in _provenance(provenance)
     )
     return (
         f"{html_page.figure(picture)}<details open><summary>How {html.escape(name)} was trained"
-        f'</summary><table class="facts">{rows}</table></details>'
+        f'</summary><table class="facts">{facts}</table></details>'
     )
 
 

@@ -170,6 +170,7 @@ def check(settings: RunSettings, manifest: Manifest) -> None:
         raise InputError(f"expected a mode of {', '.join(transfer.MODES)}, found {settings.mode!r}")
     if settings.mode != "scratch" and not settings.base:
         raise InputError(f"--mode={settings.mode}: expected --base, a model folder, found none")
+    _check_numbers(settings)
     _check_stages(settings)
     if settings.class_weights not in CLASS_WEIGHTS:
         raise InputError(
@@ -180,6 +181,17 @@ def check(settings: RunSettings, manifest: Manifest) -> None:
     augmentation.preset(settings.augmentation, manifest.spacing)
     if 2 in settings.flip_axes:
         mirrors.mirrored_labels(manifest.structures)
+
+
+def _check_numbers(settings: RunSettings) -> None:
+    for name, value in (("steps", settings.steps), ("batch_size", settings.batch_size)):
+        if value < 1:
+            raise InputError(f"--{name}: expected 1 or more, found {value}")
+    if not 0 <= settings.learning_rate < float("inf"):
+        raise InputError(f"--learning_rate: expected 0 or more, found {settings.learning_rate}")
+    # NumPy takes no larger ones.
+    if not 0 <= settings.seed < 2**32:
+        raise InputError(f"--seed: expected 0 to {2**32 - 1}, found {settings.seed}")
 
 
 def _check_stages(settings: RunSettings) -> None:

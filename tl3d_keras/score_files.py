@@ -3,11 +3,23 @@
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from tl3d_keras import json_file
+from tl3d_keras.errors import InputError
 from tl3d_keras.evaluation import METRICS, Scores, Summary
+from tl3d_keras.manifest import first_problem
 from tl3d_keras.text_table import aligned, number
+
+
+@dataclass(frozen=True)
+class _Content:
+    summary: Summary
+    cases: dict[str, Any]
 
 
 def write(folder: Path, scores: Mapping[str, Mapping[str, Scores]], result: Summary) -> None:
@@ -22,14 +34,35 @@ def write(folder: Path, scores: Mapping[str, Mapping[str, Scores]], result: Summ
         case: {name: asdict(s) for name, s in found.items()} for case, found in scores.items()
     }
     content = {"summary": asdict(result), "cases": per_case}
-    (folder / "metrics.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    with (folder / "metrics.csv").open("w", newline="") as file:
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    (folder / "metrics.json").write_text(text, "utf-8")
+    with open(folder / "metrics.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["case", "structure", *METRICS])
         writer.writeheader()
         for case, found in per_case.items():
             writer.writerows(
                 {"case": case, "structure": name, **values} for name, values in found.items()
             )
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of `folder/metrics.json`: `summary` as `Summary` has it, and `cases`.
+
+    Raises:
+        InputError: it is missing, or not what `write` writes.
+    """
+    path = folder / "metrics.json"
+    content = json_file.read_object(path, "a folder that experiments.evaluate has written")
+    try:
+        found = TypeAdapter(_Content).validate_python(content)
+    except ValidationError as error:
+        raise InputError(
+            f"{path}: not scores of experiments.evaluate: {first_problem(error)}"
+        ) from None
+    missing = [metric for metric in METRICS if metric not in found.summary.mean]
+    if missing:
+        raise InputError(f"{path}: not scores of experiments.evaluate: no mean of {missing[0]}")
+    return content
 
 
 def table(result: Summary) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import to_hex
 
-from tl3d_keras import html_page, resampling, slice_sheets, slices
+from tl3d_keras import annotation, html_page, resampling, slice_sheets, slices
 from tl3d_keras.evaluation import Scores
 from tl3d_keras.segmentation_overview import Row, mark_class, overview
 from tl3d_keras.segmentation_page_style import (
@@ -83,7 +83,7 @@ class SegmentationReport:
             scores: structure -> its scores against a reference, if there is one.
         """
         array = labels.array[..., 0]
-        counts = np.bincount(array.ravel(), minlength=len(self._structures) + 1)
+        counts = annotation.counts_by_slice(array).sum(axis=0)[: len(self._structures) + 1]
         axes = np.reshape(image.direction, (3, 3)) * image.spacing[::-1]
         volumes = counts[1:] * abs(np.linalg.det(axes)) / 1000
         verdicts = [
@@ -160,8 +160,8 @@ class SegmentationReport:
             known = '<td class="soft">no range known</td>'
             if found:
                 known = (
-                    f'<td title="{found.cases} training cases">{_ml(found.low)} to '
-                    f"{_ml(found.high)}</td>"
+                    f'<td title="{found.cases} training cases">{html_page.ml(found.low)} to '
+                    f"{html_page.ml(found.high)}</td>"
                 )
             else:
                 tip = "no range known"
@@ -176,7 +176,8 @@ class SegmentationReport:
                 f'<tr><th style="--c:{to_hex(colours[k % len(colours)])}"><label>'
                 f'<input type="checkbox" value="{k + 1}" checked><i class="chip"></i>'
                 f"{html.escape(name)}</label></th>"
-                f'<td title="{tip}"{mark_class(mark)}>{mark}{_ml(volume)}</td>{known}{score}</tr>'
+                f'<td title="{tip}"{mark_class(mark)}>{mark}{html_page.ml(volume)}</td>'
+                f"{known}{score}</tr>"
             )
         half = len(lines) if len(lines) <= _ROWS_SIDE_BY_SIDE else -(-len(lines) // 2)
         tables = "".join(
@@ -218,7 +219,3 @@ def _facts(facts: Sequence[tuple[str, str]]) -> str:
         for title, value in facts
     )
     return f'<table class="facts files">{rows}</table>' if rows else ""
-
-
-def _ml(volume: float) -> str:
-    return f"{volume:.0f}" if volume >= 100 else f"{volume:.3g}"

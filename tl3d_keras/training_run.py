@@ -1,11 +1,11 @@
 """A whole training run: records in; checkpoints, logs and the model's artifact out."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -18,6 +18,7 @@ from tl3d_keras import (
     losses,
     memory,
     memory_model,
+    run_failures,
     run_model,
     run_parts,
     run_report,
@@ -29,23 +30,16 @@ from tl3d_keras import (
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.base_file import Base
 from tl3d_keras.callbacks import Progress, Watching
-from tl3d_keras.errors import InputError, WorkerLost
+from tl3d_keras.errors import InputError
 from tl3d_keras.guards import Diverged
 from tl3d_keras.inference import Segmenter
+from tl3d_keras.input_pipeline import PatchSettings
 from tl3d_keras.layers_by_name import match_rates
 from tl3d_keras.manifest import CaseEntry, Manifest
 from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.stages import frozen_layers
 from tl3d_keras.unet3d import UNet3D
-
-_LOST_WORKER = (
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.InternalError,
-    tf.errors.UnavailableError,
-)
 
 
 def run(
@@ -86,28 +80,18 @@ def run(
     follows = not devices.is_chief(strategy)
     devices.make_deterministic(settings.seed)
     base = base_file.load(settings.base) if settings.base else None
-    train_cases, validation_cases = run_settings.split_cases(settings, manifest)
-    loss = run_parts.make_loss(settings, manifest, train_cases)
+    data = _Data(manifest, *run_settings.split_cases(settings, manifest))
+    loss = run_parts.make_loss(settings, manifest, data.train)
     identity = asdict(settings) | {"data": manifest.fingerprint}
     folder = RunFolder(output_dir, identity, follows)
-    names = [case.case_id for case in input_pipeline.annotated_cases(train_cases)]
+    names = [case.case_id for case in input_pipeline.annotated_cases(data.train)]
     tell = _tell_nobody if follows else say
     watching = Watching(Progress(tell), names, profile, histograms)
     try:
         if folder.is_done:
             tell(f"{output_dir}: this run is complete")
         else:
-            _train(
-                settings,
-                manifest,
-                base,
-                train_cases,
-                validation_cases,
-                loss,
-                strategy,
-                folder,
-                watching,
-            )
+            _train(settings, data, base, loss, strategy, folder, watching)
         if follows:
             return Path(output_dir) / "model"
         if report:
@@ -122,22 +106,29 @@ def _tell_nobody(line: str) -> None:
     """Takes the lines of a worker that repeats what another does."""
 
 
+class _Data(NamedTuple):
+    """The records, and which of their cases are for what."""
+
+    manifest: Manifest
+    train: Sequence[CaseEntry]
+    validation: Sequence[CaseEntry]
+
+
 def _train(
     settings: RunSettings,
-    manifest: Manifest,
+    data: _Data,
     base: Base | None,
-    train_cases: Sequence[CaseEntry],
-    validation_cases: Sequence[CaseEntry],
     loss: losses.MaskedLoss,
     strategy: tf.distribute.Strategy,
     folder: RunFolder,
     watching: Watching,
 ) -> None:
-    say = watching.progress.say
-    if settings.batch_size % strategy.num_replicas_in_sync:
+    say, manifest = watching.progress.say, data.manifest
+    replicas = strategy.num_replicas_in_sync
+    if settings.batch_size % replicas:
         raise InputError(
-            f"expected --batch_size to be a multiple of the "
-            f"{strategy.num_replicas_in_sync} devices, found {settings.batch_size}"
+            f"expected --batch_size to be a multiple of the {replicas} devices, "
+            f"found {settings.batch_size}"
         )
     stages = run_settings.make_stages(settings)
     plan = run_settings.optimizer_plan(settings)
@@ -152,67 +143,38 @@ def _train(
         layer_report.say(network, table, origins, stages, frozen, plan.adapter_rank, say)
     normalisation = run_parts.choose_intensity(settings, manifest, base)
     patches = run_parts.patch_settings(settings, manifest, network, base, normalisation)
-    say(
-        f"{len(train_cases)} training and {len(validation_cases)} validation cases, "
-        f"{network.count_params():,} parameters, {precision}, "
-        f"{strategy.num_replicas_in_sync} device(s), patches of {patches.image_size}"
-    )
     setup = memory_model.Setup(
         patches.image_size, settings.batch_size, precision, settings.gradient_checkpointing
     )
-    doubts = memory_model.doubts(
-        network.get_config(), setup, memory.free_memory(), strategy.num_replicas_in_sync
-    )
-    if doubts and not tf.config.list_physical_devices("GPU"):
-        say(f"warning: {doubts}")
+    _say_setup(network, data, setup, replicas, say)
     folder.note(
         command=sys.argv,
         precision=precision,
-        replicas=strategy.num_replicas_in_sync,
+        replicas=replicas,
         loss=loss.get_config(),
         augmentation=asdict(patches.augmentation),
         layers=[row._asdict() for row in table],
-        training_cases=[c.case_id for c in train_cases],
-        validation_cases=[c.case_id for c in validation_cases],
+        training_cases=[c.case_id for c in data.train],
+        validation_cases=[c.case_id for c in data.validation],
     )
-    validate = None
-    if validation_cases:
-        validate = partial(
-            validation.validate,
-            Segmenter(network, normalisation, patch_size=patches.image_size),
-            settings.records_dir,
-            manifest,
-            validation_cases,
-            folder,
-        )
-
+    batches = partial(
+        input_pipeline.training_batches, settings.records_dir, manifest, data.train, patches
+    )
     save = partial(
-        run_model.save,
-        network,
-        settings,
-        manifest,
-        train_cases,
-        patches,
-        folder.path / "model",
+        run_model.save, network, settings, manifest, data.train, patches, folder.path / "model"
     )
     try:
-        with _explained(settings, network, setup, strategy.num_replicas_in_sync, folder):
+        with run_failures.explained(settings, network, setup, replicas, folder):
             state = training.train(
                 network,
-                partial(
-                    input_pipeline.training_batches,
-                    settings.records_dir,
-                    manifest,
-                    train_cases,
-                    patches,
-                ),
+                batches,
                 stages,
                 folder,
                 strategy,
                 loss,
                 plan,
                 settings.steps_per_epoch or max(1, settings.steps // 20),
-                validate,
+                _validation(settings, data, network, patches, folder),
                 manifest.structures,
                 settings.deep_supervision,
                 watching,
@@ -231,25 +193,40 @@ def _train(
     say(f"model: {model}")
 
 
-@contextmanager
-def _explained(
-    settings: RunSettings,
+def _say_setup(
     network: UNet3D,
+    data: _Data,
     setup: memory_model.Setup,
     replicas: int,
+    say: Callable[[str], None],
+) -> None:
+    """Tells what is trained on what, and whether it may need more memory than is free."""
+    say(
+        f"{len(data.train)} training and {len(data.validation)} validation cases, "
+        f"{network.count_params():,} parameters, {setup.precision}, "
+        f"{replicas} device(s), patches of {setup.patch_size}"
+    )
+    doubts = memory_model.doubts(network.get_config(), setup, memory.free_memory(), replicas)
+    if doubts and not tf.config.list_physical_devices("GPU"):
+        say(f"warning: {doubts}")
+
+
+def _validation(
+    settings: RunSettings,
+    data: _Data,
+    network: UNet3D,
+    patches: PatchSettings,
     folder: RunFolder,
-) -> Iterator[None]:
-    """A lost worker and a lack of memory become lines that say what to do."""
-    try:
-        yield
-    except _LOST_WORKER as error:
-        if settings.strategy != "workers":
-            raise
-        raise WorkerLost(
-            f"{folder.path}: another worker was lost; start all of them again, and the run goes on "
-            "from its last checkpoint"
-        ) from error
-    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-        raise InputError(
-            memory_model.out_of_memory(network.get_config(), setup, memory.free_memory(), replicas)
-        ) from error
+) -> Callable[[], Sequence[float | None]] | None:
+    """Gives the Dice of each structure; None without validation cases."""
+    if not data.validation:
+        return None
+    segmenter = Segmenter(network, patches.intensity, patch_size=patches.image_size)
+    return partial(
+        validation.validate,
+        segmenter,
+        settings.records_dir,
+        data.manifest,
+        data.validation,
+        folder,
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tl3d_keras.annotation import IGNORE
 from tl3d_keras.convolutions import BiasedConv3D
 from tl3d_keras.errors import InputError
 from tl3d_keras.geometry import Geometry
@@ -150,7 +151,7 @@ def base_model(
     """Makes the base network; the defaults are those of arXiv 2311.05032 (16,317,015 parameters).
 
     Args:
-        num_classes: output channels, background (channel 0) included.
+        num_classes: output channels, background (channel 0) included; 2 to 255.
         filters: of the first convolution; doubled from level to level.
         levels: resolutions; at 4, valid inputs have 8k + 4 voxels an axis, 92 or more.
         input_channels: C.
@@ -226,6 +227,11 @@ def _check(
             raise InputError(f"expected a whole number as {name}, found {value!r}")
         if value < least:
             raise InputError(f"expected {name} of at least {least}, found {value}")
+    if num_classes > IGNORE:
+        raise InputError(
+            f"expected num_classes of at most {IGNORE}, for the label {IGNORE} means unannotated, "
+            f"found {num_classes}"
+        )
     if padding not in PADDINGS:
         raise InputError(f"expected padding of {', '.join(PADDINGS)}, found {padding!r}")
     if normalization not in NORMALIZATIONS:

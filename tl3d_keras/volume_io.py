@@ -63,6 +63,12 @@ def read(
     bad = int(np.size(volume.array) - np.isfinite(volume.array).sum())
     if bad:
         raise InputError(f"{path}: expected finite intensities, found {bad} NaN or infinite values")
+    if volume.array.dtype == np.float64:
+        # Nothing here computes with more than float32, where more is infinite.
+        most = float(np.finfo(np.float32).max)
+        largest = float(max(volume.array.max(), -volume.array.min()))
+        if largest > most:
+            raise InputError(f"{path}: expected values up to {most:.3g}, found {largest:.3g}")
     return volume
 
 

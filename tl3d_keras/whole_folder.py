@@ -26,8 +26,9 @@ def whole_folder(
         InputError: `path` holds files and `overwrite` is off, the place cannot be written, or
             another process is building there.
     """
-    path = Path(path)
     check_free(path, overwrite)
+    # A link stays, and a folder has a name even where it is given as `.`.
+    path, given = Path(path).resolve(), path
     building = path.parent / f".{path.name}.building"
     former = path.parent / f".{path.name}.former"
     try:
@@ -38,9 +39,9 @@ def whole_folder(
         building.mkdir(exist_ok=True)
         lock = os.open(building, os.O_RDONLY)
     except OSError as error:
-        raise InputError(f"{path}: cannot write there: {error.strerror}") from error
+        raise InputError(f"{given}: cannot write there: {error.strerror}") from error
     try:
-        _lock(lock, path)
+        _lock(lock, given)
         if not resume:
             _empty(building)
         try:
@@ -57,7 +58,7 @@ def whole_folder(
     shutil.rmtree(former, ignore_errors=True)
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def _lock(descriptor: int, path: str | os.PathLike) -> None:
     """Holds a folder for this process until the descriptor closes, as it does at any death."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,8 +5,6 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from data_tools.layouts.data_set import (
     CaseSource,
     DataSet,
@@ -17,6 +15,7 @@ from data_tools.layouts.data_set import (
     numbered,
 )
 from data_tools.reading import is_dicom_label, read_image
+from tl3d_keras import dicom_series
 from tl3d_keras.errors import InputError
 
 HEADER = "case_id,image[,image2...],label[,annotated_mask][,annotated_labels]"
@@ -54,7 +53,7 @@ def read(
             f"{path}: expected --channel_names such as CT and --structures, the names of the label "
             "values 1, 2, ..., found neither"
         )
-    channels = tuple(channel_names) or _modality(sources, path)
+    channels = tuple(channel_names) or _modality(sources, path, series)
     if len(columns) not in (1, len(channels)):
         raise InputError(
             f"--channel_names: expected {len(columns)} for the columns {', '.join(columns)} of "
@@ -156,19 +155,16 @@ def _names_inside(sources: Sequence[CaseSource], path: Path, series: str | None)
     return sorted(names)
 
 
-def _modality(sources: Sequence[CaseSource], path: Path) -> tuple[str, ...]:
+def _modality(sources: Sequence[CaseSource], path: Path, series: str | None) -> tuple[str, ...]:
     """The one Modality of all images, where each is a DICOM series."""
-    found = {_modality_of(image) for source in sources for image in source.images}
-    if len(found) != 1 or None in found or len(sources[0].images) > 1:
+    found: set[str] = set()
+    for image in (image for source in sources for image in source.images):
+        if not image.is_dir():
+            found.add("")
+        elif series is None:
+            found.update(one.modality for one in dicom_series.list_series(image))
+        else:
+            found.add(dicom_series.choose(image, series).modality)
+    if len(found) != 1 or "" in found or len(sources[0].images) > 1:
         raise InputError(f"{path}: expected --channel_names such as CT, found none")
-    return tuple(name for name in found if name)
-
-
-def _modality_of(folder: Path) -> str | None:
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)) if folder.is_dir() else ()
-    if not files:
-        return None
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(files[0])
-    reader.ReadImageInformation()
-    return reader.GetMetaData("0008|0060").strip() or None
+    return tuple(found)

@@ -1,6 +1,5 @@
 """One cell of a study, in whichever process: its records, its training, its scores."""
 
-import csv
 import json
 import shutil
 import time
@@ -14,7 +13,15 @@ import tensorflow as tf
 
 from data_tools.study.cells import Cell, run_settings
 from data_tools.study.task_records import TaskData, write_cell_records
-from tl3d_keras import artifact, devices, evaluation, manifest, stored_case, training_run
+from tl3d_keras import (
+    artifact,
+    devices,
+    evaluation,
+    manifest,
+    metrics_csv,
+    stored_case,
+    training_run,
+)
 from tl3d_keras.inference import Segmenter
 from tl3d_keras.manifest import Manifest
 from tl3d_keras.run_settings import RunSettings
@@ -60,7 +67,7 @@ def _drop_other_run(run_dir: Path, settings: RunSettings) -> None:
     if not path.is_file():
         return
     mine = json.loads(json.dumps(asdict(settings)))
-    former = json.loads(path.read_text())["settings"]
+    former = json.loads(path.read_text("utf-8"))["settings"]
     if any(former.get(name) != value for name, value in mine.items()):
         shutil.rmtree(run_dir)
 
@@ -98,11 +105,9 @@ def _test_cases(records_dir: Path, fingerprint: str) -> Sequence[StoredCase]:
 
 
 def _curve(run_dir: Path) -> list[tuple[int, float]]:
-    with (run_dir / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
     return [
         (int(row["step"]), float(row["validation_dice"]))
-        for row in rows
+        for row in metrics_csv.read(run_dir)
         if row.get("validation_dice")
     ]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from data_tools.study.study_file import Study, Task, run_mode, sizes_of
+from data_tools.study.study_file import run_mode, sizes_of
+from data_tools.study.study_schema import Study, Task
 from data_tools.study.task_records import TaskData, ordered
 from tl3d_keras import artifact, manifest
 from tl3d_keras.errors import InputError
@@ -103,7 +104,7 @@ def grid(
     for name, task in study.tasks.items():
         first: dict[str, str] = {}
         for base in study.bases:
-            key = _architecture(bases[base], study, task, data[name].train.channels)
+            key = _architecture(bases[base], study, task)
             twins[name, base] = first.setdefault(key, base)
         cells += _of_task(study, name, task, bases, data[name], twins)
     return cells, twins
@@ -112,7 +113,7 @@ def grid(
 def is_done(cell: Cell, folder: Path) -> bool:
     """Whether the cell was trained and scored with just this fingerprint."""
     try:
-        content = json.loads((folder / cell.key.folder / DONE_FILE).read_text())
+        content = json.loads((folder / cell.key.folder / DONE_FILE).read_text("utf-8"))
         return bool(content["fingerprint"] == cell.fingerprint)
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -176,7 +177,7 @@ def _of_task(
                     if base:
                         start = bases[base].content
                         if is_scratch:
-                            start = _architecture(bases[base], study, task, data.train.channels)
+                            start = _architecture(bases[base], study, task)
                     yield _cell(study, key, settings, start, cases, draw, data)
 
 
@@ -205,7 +206,7 @@ def _cell(
     return Cell(key, settings, tuple(cases), draw, fingerprint, study.scores, slices)
 
 
-def _architecture(base: Base, study: Study, task: Task, channels: Sequence[str]) -> str:
+def _architecture(base: Base, study: Study, task: Task) -> str:
     """Equal for two bases from which scratch trains the same network on the same patches."""
     settings = {**study.settings, **task.settings}
     content: dict[str, Any] = {"network": base.network}

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data_tools.study import cells, study_file, task_dataset, task_records, workers
 from data_tools.study.cells import Cell
-from data_tools.study.study_file import Study, Task
+from data_tools.study.study_schema import Study, Task
 from data_tools.study.task_records import TaskData
 from tl3d_keras import run_settings as settings_module
 from tl3d_keras.errors import InputError
@@ -163,7 +163,7 @@ def _remove_stale(cell: Cell, output_dir: Path) -> None:
     """Removes what a cell of other settings left; a run that was killed is taken up again."""
     folder = output_dir / cell.key.folder
     note = folder / "fingerprint"
-    if folder.is_dir() and (not note.is_file() or note.read_text() != cell.fingerprint):
+    if folder.is_dir() and (not note.is_file() or note.read_text("utf-8") != cell.fingerprint):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_file(note, cell.fingerprint.encode())
@@ -187,7 +187,9 @@ def _run_cells(
         if isinstance(result, InputError):
             failed.append(cell)
         elif time.monotonic() > written + _SECONDS_BETWEEN_REPORTS:
-            report.write(output_dir)
+            # Where --results_only writes the same files just now, the next time will do.
+            with suppress(InputError):
+                report.write(output_dir)
             written = time.monotonic()
     progress.close()
     if failed:
@@ -237,7 +239,7 @@ def _work(cell: Cell) -> float:
 def _locked(output_dir: Path) -> Iterator[None]:
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(output_dir / ".lock", "w")
+        lock = open(output_dir / ".lock", "wb")
     except OSError as error:
         raise InputError(f"{output_dir}: cannot write there: {error.strerror}") from error
     with lock:

@@ -7,7 +7,8 @@ from pathlib import Path
 from data_tools import layouts
 from data_tools.layouts import CaseSource, DataSet
 from data_tools.layouts.data_set import check_structures
-from data_tools.study.study_file import Task, find
+from data_tools.study.study_file import find
+from data_tools.study.study_schema import Task
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import SUFFIXES, case_name

@@ -15,7 +15,7 @@ from data_tools.plan import PlannedShard
 from data_tools.prepare import prepare_arrays
 from data_tools.reading import ReadOptions
 from data_tools.sharding import WARNING, Say, ShardOptions, shard_dataset
-from data_tools.study.study_file import Task
+from data_tools.study.study_schema import Task
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError

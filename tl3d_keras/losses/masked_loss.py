@@ -62,18 +62,25 @@ class MaskedLoss(tf.keras.losses.Loss):
 
         Args:
             labels: [B, z, y, x] or [B, z, y, x, 1], 0..K or IGNORE.
-            prediction: [B, z, y, x, K + 1], of any float type; computed with in float32.
+            prediction: [B, z, y, x, K + 1], of any float type; computed with in float32. K + 1 is
+                static, and at most 255.
             annotated: [B, K + 1], true (or 1) for the structures annotated in each case; None: all.
 
         Returns:
             A float32 scalar, 0 where nothing is annotated.
 
         Raises:
-            InputError: the shapes do not belong together.
+            InputError: shapes that do not belong together; more classes, of which one would have
+                the label of unannotated voxels.
         """
         labels, prediction = tf.convert_to_tensor(labels), tf.convert_to_tensor(prediction)
         labels = without_channel(labels, prediction, self.name)
         classes = prediction.shape[-1]
+        if classes > IGNORE:
+            raise InputError(
+                f"{self.name}: expected at most {IGNORE} classes, for the label {IGNORE} means "
+                f"unannotated, found {classes}"
+            )
         # IGNORE is no class, so its row is all zeros: no value, no gradient.
         truth = tf.one_hot(tf.cast(labels, tf.int32), classes, dtype=tf.float32)
         log_probabilities = _log_probabilities(prediction, self.from_logits)

@@ -133,7 +133,7 @@ def to_csv(outcomes: Iterable[Outcome]) -> bytes:
 
 def _read_one(path: Path) -> Outcome:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
         scores = {
             case: {name: Scores(**values) for name, values in found.items()}
             for case, found in content["scores"].items()
