@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools import layouts
-from tl3d_keras import volume_io, volumes
+from tl3d_keras import regular_file, volume_io, volumes
 from tl3d_keras.annotation import IGNORE, MAX_STRUCTURES
 from tl3d_keras.errors import InputError
 
@@ -65,16 +65,19 @@ def find_files(path: Path) -> dict[str, Path]:
     """The label files of a folder, or the one file, by name.
 
     Raises:
-        InputError: there is none, or a folder holds two of one name.
+        InputError: there is none, one is a named pipe or the like, or a folder holds two of one
+            name.
     """
+    regular_file.check(path)
     if path.is_file():
         return {volume_io.case_name(path): path}
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
     files: dict[str, Path] = {}
     for file in sorted(path.iterdir()):
-        if file.name.startswith(".") or not file.is_file() or not volume_io.has_known_suffix(file):
+        if file.name.startswith(".") or file.is_dir() or not volume_io.has_known_suffix(file):
             continue
+        regular_file.check(file)
         first = files.setdefault(volume_io.case_name(file), file)
         if first != file:
             raise InputError(f"{file}: expected one file a case, found {first.name} too")

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from data_tools.layouts import CaseSource
 from data_tools.reading import ReadOptions, read_image
-from tl3d_keras import nifti, resampling
+from tl3d_keras import nifti, regular_file, resampling
 from tl3d_keras.errors import InputError
 from tl3d_keras.manifest import SCHEMA_VERSION, crc32c
 
@@ -73,6 +73,7 @@ def read_header(source: CaseSource, options: ReadOptions, channels: int) -> Head
         InputError: what is wrong with the file.
     """
     path = source.images[0]
+    regular_file.check(path)
     dimension = 0
     if not path.is_dir():
         reader = sitk.ImageFileReader()

@@ -1,5 +1,6 @@
 """Which files are scans to segment, which belong together, and where their labels go."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,9 @@ def find_jobs(inputs: Sequence[Path], output: Path) -> Found:
         if first != file:
             raise InputError(f"{file}: expected one file a scan, found {first.name} too")
     volume_io.check_writable(next(iter(outputs)))
-    skipped = [p for p in beside if p not in files and p.resolve() != output.resolve()]
+    # Of a link to itself, `Path.resolve` makes an error.
+    own = os.path.realpath(output)
+    skipped = [p for p in beside if p not in files and os.path.realpath(p) != own]
     jobs = [Job(volume_io.case_name(f), (f,), target) for target, f in outputs.items()]
     return Found(jobs, skipped)
 

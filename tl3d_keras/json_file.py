@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tl3d_keras import regular_file
 from tl3d_keras.errors import InputError
 
 
@@ -16,9 +17,10 @@ def read_object(path: str | os.PathLike, expected: str) -> dict[str, Any]:
         expected: what the user should have given, for the message where there is no such file.
 
     Raises:
-        InputError: the file cannot be read, is no JSON, holds something else than an object, a key
+        InputError: the file cannot be read or is a named pipe, is no JSON, holds something else than an object, a key
             twice in an object, a NaN or an infinity.
     """
+    regular_file.check(path)
     try:
         content = json.loads(
             Path(path).read_text(encoding="utf-8"),

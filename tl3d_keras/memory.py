@@ -1,8 +1,21 @@
 """How much memory there is."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 _SHARE_OF_FREE_MEMORY = 0.6
+# By the controllers that /proc/self/cgroup names: where the kernel mounts the groups (versions 2
+# and 1), their limit, what they use, and the part of it that can be had again.
+_CGROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", ("active_file", "inactive_file")),
+    "memory": (
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_active_file", "total_inactive_file"),
+    ),
+}
 
 
 def available_memory() -> int:
@@ -10,14 +23,54 @@ def available_memory() -> int:
     return int(_SHARE_OF_FREE_MEMORY * free_memory())
 
 
-def free_memory() -> int:
-    """The memory that is free now, in bytes."""
+def free_memory(root: str | os.PathLike = "/") -> int:
+    """The memory that is free now, in bytes, for this machine and the container around the process.
+
+    Args:
+        root: of the file system that tells.
+    """
+    return max(0, min(_free_in_machine(Path(root)), *_free_in_cgroups(Path(root))))
+
+
+def _free_in_machine(root: Path) -> int:
     try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":") for line in file)
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        fields = dict(line.split(":") for line in lines)
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _free_in_cgroups(root: Path) -> Iterator[int]:
+    """What the limit of each control group around this process leaves."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        for controller in controllers.split(","):
+            if controller not in _CGROUPS:
+                continue
+            mount, *files = _CGROUPS[controller]
+            # A container sees its own group as the root, under whatever path.
+            group = root / mount / path.lstrip("/")
+            for parent in (group, *group.parents):
+                if parent.is_relative_to(root / mount):
+                    yield from _free_in_cgroup(parent, *files)
+
+
+def _free_in_cgroup(group: Path, limit: str, use: str, cached: tuple[str, ...]) -> Iterator[int]:
+    try:
+        used = int((group / use).read_text())
+        statistics = dict(
+            line.split() for line in (group / "memory.stat").read_text().splitlines()
+        )
+        # Files that were read stay until their memory is needed.
+        used -= sum(int(statistics[name]) for name in cached)
+        yield int((group / limit).read_text()) - used
+    except (OSError, KeyError, ValueError):
+        # No such group, or "max": no limit.
+        return
 
 
 def resident_memory() -> int:

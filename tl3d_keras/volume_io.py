@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from tl3d_keras import dicom_series, file_headers, memory, nifti, whole_folder
+from tl3d_keras import dicom_series, file_headers, memory, nifti, regular_file, whole_folder
 from tl3d_keras.errors import InputError
 from tl3d_keras.volumes import Volume, from_sitk, on_same_grid, to_sitk
 
@@ -166,6 +166,7 @@ def _read_file(path: Path, channel: int | None) -> sitk.Image:
             f"{path}: expected a file that ends in one of {', '.join(SUFFIXES)}, or a "
             "folder with a DICOM series"
         )
+    regular_file.check(path)
     if path.stat().st_size == 0:
         raise InputError(f"{path}: expected a medical image, found an empty file")
     try:

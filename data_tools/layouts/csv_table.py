@@ -15,7 +15,7 @@ from data_tools.layouts.data_set import (
     numbered,
 )
 from data_tools.reading import is_dicom_label, read_image
-from tl3d_keras import dicom_series
+from tl3d_keras import dicom_series, regular_file
 from tl3d_keras.errors import InputError
 
 HEADER = "case_id,image[,image2...],label[,annotated_mask][,annotated_labels]"
@@ -80,6 +80,7 @@ def read(
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
+    regular_file.check(path)
     try:
         # Spreadsheets start UTF-8 with a mark.
         with path.open(encoding="utf-8-sig", newline="") as file:

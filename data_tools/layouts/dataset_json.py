@@ -14,7 +14,7 @@ from data_tools.layouts.data_set import (
     check_structures,
     inside,
 )
-from tl3d_keras import json_file
+from tl3d_keras import json_file, regular_file
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
 from tl3d_keras.volume_io import SUFFIXES, case_name
@@ -172,6 +172,7 @@ def _nnunet_pairs(content: dict[str, Any], path: Path, num_channels: int) -> _Pa
         listed = [f"imagesTr/{name}_{channel:04d}{ending}" for channel in range(num_channels)]
         listed.append(f"labelsTr/{name}{ending}")
         for file in listed:
+            regular_file.check(folder / file)
             if not (folder / file).is_file():
                 raise InputError(f"{folder / file}: no such file, though {first} is there")
         *images, label = (inside(folder, file, path) for file in listed)
