@@ -17,8 +17,8 @@ def read_object(path: str | os.PathLike, expected: str) -> dict[str, Any]:
         expected: what the user should have given, for the message where there is no such file.
 
     Raises:
-        InputError: the file cannot be read or is a named pipe, is no JSON, holds something else than an object, a key
-            twice in an object, a NaN or an infinity.
+        InputError: the file cannot be read, is a named pipe or the like, is no JSON, holds
+            something else than an object, a key twice in an object, a NaN or an infinity.
     """
     regular_file.check(path)
     try:

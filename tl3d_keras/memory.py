@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _SHARE_OF_FREE_MEMORY = 0.6
@@ -29,7 +30,8 @@ def free_memory(root: str | os.PathLike = "/") -> int:
     Args:
         root: of the file system that tells.
     """
-    return max(0, min(_free_in_machine(Path(root)), *_free_in_cgroups(Path(root))))
+    root = Path(root)
+    return max(0, min([_free_in_machine(root), *_free_in_cgroups(root)]))
 
 
 def _free_in_machine(root: Path) -> int:
@@ -48,29 +50,21 @@ def _free_in_cgroups(root: Path) -> Iterator[int]:
     except OSError:
         return
     for _, controllers, path in (line.split(":", 2) for line in lines):
-        for controller in controllers.split(","):
-            if controller not in _CGROUPS:
-                continue
-            mount, *files = _CGROUPS[controller]
-            # A container sees its own group as the root, under whatever path.
+        for controller in _CGROUPS.keys() & controllers.split(","):
+            mount, limit, use, cached = _CGROUPS[controller]
+            # Within a container the path may be that of the host, and the mount its own group.
             group = root / mount / path.lstrip("/")
             for parent in (group, *group.parents):
-                if parent.is_relative_to(root / mount):
-                    yield from _free_in_cgroup(parent, *files)
+                # No such group there, or "max": no limit.
+                with suppress(OSError, ValueError):
+                    yield int((parent / limit).read_text()) - _held(parent, use, cached)
 
 
-def _free_in_cgroup(group: Path, limit: str, use: str, cached: tuple[str, ...]) -> Iterator[int]:
-    try:
-        used = int((group / use).read_text())
-        statistics = dict(
-            line.split() for line in (group / "memory.stat").read_text().splitlines()
-        )
-        # Files that were read stay until their memory is needed.
-        used -= sum(int(statistics[name]) for name in cached)
-        yield int((group / limit).read_text()) - used
-    except (OSError, KeyError, ValueError):
-        # No such group, or "max": no limit.
-        return
+def _held(group: Path, use: str, cached: tuple[str, ...]) -> int:
+    """What a group uses but for the files that the kernel keeps until it needs their memory."""
+    lines = (group / "memory.stat").read_text().splitlines()
+    statistics = dict(line.split() for line in lines)
+    return int((group / use).read_text()) - sum(int(statistics.get(name, 0)) for name in cached)
 
 
 def resident_memory() -> int:
