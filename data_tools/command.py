@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+from tl3d_keras import memory
 from tl3d_keras.errors import InputError, ServerError, WorkerLost
 
 USER_ERROR, OTHER_ERROR = 2, 1
@@ -124,6 +125,10 @@ def guarded(main: Callable[[], None]) -> None:
     except (ServerError, WorkerLost) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(OTHER_ERROR)
+    except Exception as error:
+        if not memory.ran_out(error):
+            raise
+        _fail(f"expected more memory than there is: {' '.join(str(error).split())[:200]}")
 
 
 def _stop() -> None:

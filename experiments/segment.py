@@ -152,7 +152,11 @@ def main() -> None:
         doubts = scan_check.check(volume, model.info, job.files[0], _ANY_MODALITY.value)
         for doubt in doubts:
             print(f"warning: {doubt}", file=sys.stderr)
-        return Segmented(volume, inference.segment(volume, segmenter, model.info.spacing), doubts)
+        try:
+            labels = inference.segment(volume, segmenter, model.info.spacing)
+        except InputError as error:
+            raise InputError(f"{job.files[0]}: {error}") from error
+        return Segmented(volume, labels, doubts)
 
     failed = 0
     for job, found in segment_all(jobs, read, segment, _MEMORY_GIB.value):

@@ -337,3 +337,18 @@ def test_weights_lie_under_their_names(tmp_path):
     reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
     stored = [k for k in reader.get_variable_to_shape_map() if k.startswith("variables_by_name/")]
     assert len(stored) == len(named_weights(network))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate"), tf.errors.ResourceExhaustedError(None, None, "OOM")],
+)
+def test_a_model_beyond_the_memory_is_not_called_damaged(tmp_path, monkeypatch, error):
+    def short(**_):
+        raise error
+
+    version = artifact.save(helpers.network(), helpers.info(), tmp_path)
+    monkeypatch.setattr(artifact, "UNet3D", short)
+    message = r"1: expected memory for the network's weights \(2 filters, 2 levels\), found too"
+    with pytest.raises(InputError, match=message):
+        artifact.load(version)

@@ -40,6 +40,17 @@ def test_a_full_disk_is_one_line(capsys):
     assert capsys.readouterr().err == "error: cannot write: No space left on device\n"
 
 
+def test_no_memory_is_one_line(capsys):
+    def large():
+        raise MemoryError("Unable to allocate\n9 GiB")
+
+    with pytest.raises(SystemExit) as ended:
+        command.guarded(large)
+    assert ended.value.code == command.USER_ERROR
+    line = "error: expected more memory than there is: Unable to allocate 9 GiB\n"
+    assert capsys.readouterr().err == line
+
+
 def test_other_errors_keep_their_traceback():
     def broken():
         raise OSError("nothing about a file")

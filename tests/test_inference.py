@@ -206,7 +206,11 @@ def test_what_cannot_be_asked_for():
     with pytest.raises(InputError, match="--overlap of 0 to 0.9, found 1"):
         Segmenter(helpers.network(), WINDOW, patch_size=(16,) * 3, overlap=1)
     small = Segmenter(helpers.network(), WINDOW, 1e6, patch_size=(16,) * 3, overlap=0.5)
-    with pytest.raises(InputError, match="to blend patches of 16, 16, 16 voxels, found 0.00 GiB"):
+    with pytest.raises(InputError, match="GiB for tiles of 16, 16, 16 voxels, found 0.00 GiB"):
+        small.labels(scan((16, 16, 16)))
+    normalised = helpers.network(normalization="group")
+    small = Segmenter(normalised, WINDOW, 1e6, patch_size=(16,) * 3)
+    with pytest.raises(InputError, match="GiB for tiles of 16, 16, 16 voxels, found 0.00 GiB"):
         small.labels(scan((16, 16, 16)))
 
 

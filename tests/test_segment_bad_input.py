@@ -245,6 +245,16 @@ def test_out_of_memory_fails_that_scan_alone(tmp_path, run, monkeypatch, where, 
         assert printed[-1] == "2 of 3 scans segmented, 1 failed, 0 other files skipped"
 
 
+def test_a_limit_below_the_smallest_tile_names_each_scan(tmp_path, run):
+    for name in "ab":
+        written(ct())(tmp_path / "scans" / f"{name}.nrrd")
+    lines, _ = run(2, input=tmp_path / "scans", output=tmp_path / "labels", memory_gib=0.01)
+    for name, line in zip("ab", lines, strict=False):
+        assert line.startswith(f"error: {tmp_path}/scans/{name}.nrrd: expected at least ")
+        assert line.endswith("GiB left for it; see --memory_gib")
+    assert lines[2:] == ["error: 2 of 2 scans failed"]
+
+
 def test_two_files_of_one_name(tmp_path, run):
     for name in ("a.nii.gz", "a.nrrd"):
         written(ct())(tmp_path / "scans" / name)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tl3d_keras import json_file, model_info, shipped
+from tl3d_keras import json_file, memory, model_info, shipped
 from tl3d_keras.errors import InputError
 from tl3d_keras.model_info import ModelInfo
 from tl3d_keras.serving_graph import ServedModel
@@ -82,7 +82,8 @@ def load(path: str | os.PathLike, dtype: Any = None) -> Artifact:
         dtype: a Keras dtype or mixed-precision policy; the weights stay float32.
 
     Raises:
-        InputError: not an artifact, damaged, or its weights and configuration do not fit together.
+        InputError: not an artifact, damaged, too large for the memory, or its weights and
+            configuration do not fit together.
     """
     folder = latest(path)
     info, config = _read(folder)
@@ -94,7 +95,12 @@ def load(path: str | os.PathLike, dtype: Any = None) -> Artifact:
         _fill(network, reader, folder)
     except InputError:
         raise
-    except (tf.errors.OpError, ValueError, IndexError) as error:
+    except (tf.errors.OpError, ValueError, IndexError, MemoryError) as error:
+        if memory.ran_out(error):
+            raise InputError(
+                f"{folder}: expected memory for the network's weights ({config['filters']} "
+                f"filters, {config['levels']} levels), found too little"
+            ) from error
         raise InputError(
             f"{checkpoint}: cannot read the variables: damaged or incomplete"
         ) from error

@@ -111,8 +111,14 @@ class Segmenter:
             shape: (Z, Y, X).
             held: bytes that the process holds beside a tile, more than before the first volume.
             probabilities: whether these are wanted.
+
+        Raises:
+            InputError: no tile fits the memory.
         """
         if self._costs.normalization and self._patch_size:
+            # Nothing smaller would do, so without a limit it is tried.
+            if self._memory_bytes is not None:
+                self._check_patch(held, probabilities)
             z, y, x = (
                 tiling.plan_patches(n, self._geometry, patch)
                 for n, patch in zip(shape, self._patch_size, strict=True)
@@ -124,6 +130,18 @@ class Segmenter:
         if self._memory_bytes is None:
             return memory.available_memory() - held
         return self._memory_bytes - self._held_before - held
+
+    def _check_patch(self, held: int, probabilities: bool, sums: int = 0) -> None:
+        """Raises an `InputError` unless a tile of the training's size, and `sums` bytes, fit."""
+        assert self._patch_size is not None
+        z, y, x = self._patch_size
+        need = tile_cost.of_tile(self._costs, (z, y, x), probabilities).bytes + sums
+        budget = self._budget(held)
+        if need > budget:
+            raise InputError(
+                f"expected at least {need / 2**30:.2f} GiB for tiles of {z}, {y}, {x} voxels, "
+                f"found {max(0, budget) / 2**30:.2f} GiB left for them; see --memory_gib"
+            )
 
     def _compute_tiles(self, image: LazyImage, result: np.ndarray, function: Callable) -> None:
         seen = survey(image, self._intensity)
@@ -157,15 +175,7 @@ class Segmenter:
             return
         seen = survey(image, self._intensity)
         blending = Blending(image.shape, self._geometry, self._patch_size, self._overlap)
-        z, y, x = self._patch_size
-        need = tile_cost.of_tile(self._costs, (z, y, x), True).bytes
-        need += blending.sums_bytes(self._costs.classes)
-        budget = self._budget(held + image.nbytes)
-        if need > budget:
-            raise InputError(
-                f"expected at least {need / 2**30:.2f} GiB to blend patches of {z}, {y}, {x} "
-                f"voxels, found {max(0, budget) / 2**30:.2f} GiB left for it; see --memory_gib"
-            )
+        self._check_patch(held + image.nbytes, True, blending.sums_bytes(self._costs.classes))
         self._reserve(blending.axes, probabilities=True)
         compute = _with(self._probabilities, seen)
         if self._skip_air:
