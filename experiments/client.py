@@ -61,11 +61,11 @@ _SPACING = flags.DEFINE_list(
 _TIMEOUT = flags.DEFINE_float(
     "timeout", 600.0, "Seconds to wait for an answer.", lower_bound=0.001, flag_values=FLAGS
 )
-_ATTEMPTS = flags.DEFINE_integer(
-    "attempts",
-    5,
-    "How often to send while the server is busy or cannot be reached.",
-    lower_bound=1,
+_WAIT = flags.DEFINE_float(
+    "wait",
+    60.0,
+    "Seconds to try again while the server starts, is busy or cannot be reached.",
+    lower_bound=0,
     flag_values=FLAGS,
 )
 
@@ -84,7 +84,7 @@ def main() -> None:
     from tl3d_keras.serving import client, connections
 
     target = connections.Target(
-        _SERVER.value, _MODEL.value, _VERSION.value, _LABEL.value, _TIMEOUT.value, _ATTEMPTS.value
+        _SERVER.value, _MODEL.value, _VERSION.value, _LABEL.value, _TIMEOUT.value, _WAIT.value
     )
     connection = connections.connect(target, _PROTOCOL.value)
     expected, oblique = client.served(connection, target, _tell)

@@ -1,5 +1,7 @@
 """The client: the labels of the segment command, on the input's grid; a line for each failure."""
 
+import contextlib
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -14,7 +16,7 @@ from experiments import segment as segment_command
 from tl3d_keras import artifact, resampling, volume_io, volumes
 from tl3d_keras.errors import InputError, ServerError
 from tl3d_keras.serving import client, connections, served_models
-from tl3d_keras.serving.server import serve
+from tl3d_keras.serving.server import Ports, serve
 from tl3d_keras.serving.statuses import StatusError, code_of_http, http_status
 from tl3d_keras.volumes import Volume
 
@@ -99,7 +101,7 @@ def test_a_spacing_resamples_an_oblique_scan_along_its_own_axes(rng):
 
 
 def target_of(address, **values):
-    return connections.Target(address, **{"model": "stand_in", "attempts": 1} | values)
+    return connections.Target(address, **{"model": "stand_in", "wait": 0} | values)
 
 
 def test_an_answer_above_grpcs_default_of_4_mib(addresses):
@@ -187,45 +189,83 @@ def test_what_http_says(status, code):
         assert http_status(code_of_http(status)) == status
 
 
+class Clock:
+    """Time that passes only where somebody sleeps."""
+
+    def __init__(self):
+        self.pauses = []
+
+    def monotonic(self):
+        return 1000 + sum(self.pauses)
+
+    def sleep(self, seconds):
+        self.pauses.append(seconds)
+
+
 @pytest.fixture
-def waits(monkeypatch):
-    found = []
-    monkeypatch.setattr(client.time, "sleep", found.append)
-    return found
+def pauses(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(client, "time", clock)
+    return clock.pauses
 
 
-def test_what_may_pass_is_tried_again_after_longer_and_longer(waits):
+def test_what_may_pass_is_tried_again_after_longer_and_longer(pauses):
     unavailable, aborted = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED
     connection, lines = Failing(*[unavailable] * 3, aborted, *[unavailable] * 6), []
-    target = target_of("host:1", attempts=12)
+    target = target_of("host:1", wait=120)
     labels = client.segment(VOLUME, connection, target, tell=lines.append)
     assert labels.array.shape == VOLUME.array.shape
     assert connection.asked == 11 and len(lines) == 10
-    longest = [min(30, 0.5 * 2**n) for n in range(10)]
-    assert all(most / 2 <= wait <= most for wait, most in zip(waits, longest, strict=True))
+    longest = [min(10, 0.5 * 2**n) for n in range(10)]
+    assert all(most / 2 <= pause <= most for pause, most in zip(pauses, longest, strict=True))
+    assert "UNAVAILABLE: the reason; again in " in lines[0] and lines[0].endswith("for 120 s yet")
 
 
-def test_attempts_end(waits):
-    connection = Failing(*[grpc.StatusCode.UNAVAILABLE] * 9)
-    with pytest.raises(ServerError, match="cannot reach"):
-        client.segment(VOLUME, connection, target_of("host:1", attempts=3))
-    assert connection.asked == 3
+def test_a_server_that_does_not_come_is_given_up_in_time(pauses):
+    connection = Failing(*[grpc.StatusCode.UNAVAILABLE] * 99)
+    message = "is it running, and is --server right. tried for 60 s, see --wait"
+    with pytest.raises(ServerError, match=message):
+        client.segment(VOLUME, connection, target_of("host:1", wait=60))
+    assert connection.asked == len(pauses) + 1 and sum(pauses) == pytest.approx(60)
 
 
 @pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"])
-def test_what_stays_is_not_tried_again(waits, code):
+def test_what_stays_is_not_tried_again(pauses, code):
     connection = Failing(grpc.StatusCode[code])
     with pytest.raises((InputError, ServerError)):
-        client.segment(VOLUME, connection, target_of("host:1", attempts=3))
-    assert connection.asked == 1 and not waits
+        client.segment(VOLUME, connection, target_of("host:1", wait=60))
+    assert connection.asked == 1 and not pauses
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_nobody_listens(protocol, waits):
-    target = target_of("127.0.0.1:9", attempts=2)
+def test_nobody_listens(protocol, pauses):
+    target = target_of("127.0.0.1:9", wait=0.1)
     with pytest.raises(ServerError, match="cannot reach the server.*UNAVAILABLE"):
         client.served(connections.connect(target, protocol), target, lambda line: None)
-    assert len(waits) == 1
+    assert sum(pauses) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_server_that_starts_while_the_client_waits(tmp_path, protocol):
+    """Refused at first, as by a server that still loads its models."""
+    stand_in.save(tmp_path, 1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    ports = Ports(*((port, 0) if protocol == "grpc" else (0, port)))
+    target = target_of(f"127.0.0.1:{port}", wait=60)
+    started = contextlib.ExitStack()
+
+    def start(line):
+        lines.append(line)
+        if len(lines) == 1:
+            configs = served_models.single("stand_in", str(tmp_path))
+            started.enter_context(serve(configs, ports=ports))
+
+    lines = []
+    with started:
+        connection = connections.connect(target, protocol)
+        assert client.served(connection, target, start) == (1, False)
+    assert 1 <= len(lines) <= 3
 
 
 @pytest.mark.parametrize(
@@ -269,7 +309,7 @@ def other_server():
     [
         ("page", "does not speak this API.*no REST API there"),
         ("list", "does not speak this API.*expected metadata in the answer"),
-        ("busy", r"cannot reach the server, or it is too busy \(UNAVAILABLE: HTTP 503"),
+        ("busy", r"cannot reach the server, or it is too busy.*\(UNAVAILABLE: HTTP 503"),
         ("slow", r"no answer in time; see --timeout.*DEADLINE_EXCEEDED: 0\.2 s"),
     ],
 )

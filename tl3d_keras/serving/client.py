@@ -18,7 +18,7 @@ from tl3d_keras.volumes import Volume
 _MOST_BYTES = 2**31 - 1
 # What may pass by itself: a server that starts, is full, or moves on.
 _TRANSIENT = {StatusCode.UNAVAILABLE, StatusCode.ABORTED}
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 
 # What the sender can change: other input or flags.
 _SENDERS_FAULT = {
@@ -31,11 +31,12 @@ _SENDERS_FAULT = {
     StatusCode.PERMISSION_DENIED: "the server does not let you",
 }
 _SERVERS_FAULT = {
-    StatusCode.UNAVAILABLE: "cannot reach the server, or it is too busy",
+    StatusCode.UNAVAILABLE: "cannot reach the server, or it is too busy; is it running, and is "
+    "--server right? tried for {wait:g} s, see --wait",
     StatusCode.DEADLINE_EXCEEDED: "no answer in time; see --timeout and the server's own limit",
     StatusCode.RESOURCE_EXHAUSTED: "too large for the server's memory or message limit",
     StatusCode.CANCELLED: "the request was cancelled",
-    StatusCode.ABORTED: "the server gave the request up",
+    StatusCode.ABORTED: "the server gave the request up; tried for {wait:g} s, see --wait",
 }
 
 _Answer = TypeVar("_Answer")
@@ -106,20 +107,21 @@ def _with_retries(
     call: Callable[[], _Answer], target: Target, tell: Callable[[str], None]
 ) -> _Answer:
     """Calls until there is an answer or a failure that stays; predictions change nothing there."""
-    for attempt in range(1, target.attempts + 1):
+    end, pause = None, _FIRST_PAUSE
+    while True:
         try:
             return call()
         except StatusError as error:
-            if error.code not in _TRANSIENT or attempt == target.attempts:
+            now = time.monotonic()
+            end = now + target.wait if end is None else end
+            left = end - now
+            if error.code not in _TRANSIENT or left <= 0:
                 raise
             # Spread, so that many clients do not come back at once.
-            wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
-            tell(
-                f"{target.address}: {error}; attempt {attempt + 1} of {target.attempts} "
-                f"in {wait:.1f} s"
-            )
-            time.sleep(wait)
-    raise AssertionError("the last attempt returns or raises")
+            seconds = min(left, pause * random.uniform(0.5, 1))
+            tell(f"{target.address}: {error}; again in {seconds:.1f} s, for {left:.0f} s yet")
+            time.sleep(seconds)
+            pause = min(_LONGEST_PAUSE, 2 * pause)
 
 
 def _told(target: Target, call: Callable[[], _Answer]) -> _Answer:
@@ -131,4 +133,4 @@ def _told(target: Target, call: Callable[[], _Answer]) -> _Answer:
         if error.code in _SENDERS_FAULT:
             raise InputError(f"{where}: {_SENDERS_FAULT[error.code]} ({error})") from error
         what = _SERVERS_FAULT.get(error.code, "the server failed; its log has the reason")
-        raise ServerError(f"{where}: {what} ({error})") from error
+        raise ServerError(f"{where}: {what.format(wait=target.wait)} ({error})") from error

@@ -35,7 +35,7 @@ class Target:
         version: of the model; None takes the server's choice.
         label: of a version, instead of `version`.
         timeout: seconds to wait for an answer.
-        attempts: how often a request is sent while its failure may pass by itself.
+        wait: seconds, from a first failure on, to try again while it may pass by itself.
     """
 
     address: str
@@ -43,7 +43,7 @@ class Target:
     version: int | None = None
     label: str | None = None
     timeout: float = 600.0
-    attempts: int = 5
+    wait: float = 60.0
 
 
 class Served(NamedTuple):
