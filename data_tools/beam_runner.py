@@ -1,8 +1,11 @@
 """The per-case work of sharding on Apache Beam, where one machine is not enough."""
 
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from data_tools.plan import PlannedCase, PlannedShard
 from data_tools.prepare import PreparedCase, Settings, SkippedCase, prepare
@@ -24,11 +27,10 @@ def write_shards(
         arguments: Beam's own flags, such as `--runner=FlinkRunner`; without any, its local runner.
 
     Raises:
-        InputError: Beam is not installed.
+        InputError: Beam is not installed, or takes no such flags.
     """
     try:
         import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise InputError(
             '--runner=beam: expected Apache Beam; install it with pip install "tl3d-keras[cluster]"'
@@ -38,7 +40,7 @@ def write_shards(
         for number, shard in enumerate(plan)
         for position, case in enumerate(shard.cases)
     ]
-    with beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
+    with _pipeline(beam, arguments) as pipeline:
         (
             pipeline
             | beam.Create(cases)
@@ -47,6 +49,26 @@ def write_shards(
             | beam.GroupByKey()
             | beam.MapTuple(partial(_write_numbered, folder=folder, plan=list(plan)))
         )
+
+
+def _pipeline(beam: Any, arguments: Sequence[str]) -> Any:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    said = io.StringIO()
+    try:
+        options = PipelineOptions(list(arguments))
+        with redirect_stderr(said):
+            # Reads them all; otherwise each is read where it is needed first.
+            options.get_all_options()
+        return beam.Pipeline(options=options)
+    except SystemExit:
+        # Of argparse, whose last line follows its usage.
+        reason = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+    except (ValueError, ImportError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+    raise InputError(
+        f"--beam_argument: expected flags of Beam, found {' '.join(arguments)}: {reason}"
+    )
 
 
 def _prepare_numbered(

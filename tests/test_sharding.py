@@ -368,6 +368,22 @@ def test_beam_tells_the_bad_case(own_dataset_dir, tmp_path):
         make_shards(own_dataset_dir, tmp_path / "out", runner="beam")
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--runner=NoSuchRunner", "NoSuchRunner: .*NoSuchRunner"),
+        ("--runner=no.such.Runner", "no.such.Runner: No module named .no"),
+        ("--direct_num_workers=x", "argument --direct_num_workers: invalid int value: 'x'"),
+    ],
+)
+def test_arguments_that_beam_does_not_take(dataset_dir, tmp_path, argument, message):
+    pytest.importorskip("apache_beam", reason="needs the cluster extra")
+    with pytest.raises(InputError, match=f"--beam_argument: .*{message}") as caught:
+        make_shards(dataset_dir, tmp_path / "out", runner="beam", beam_arguments=(argument,))
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
 def test_beam_is_not_there(dataset_dir, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(InputError, match=r"--runner=beam: .*pip install .tl3d-keras\[cluster\]"):
