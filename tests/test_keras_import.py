@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl3d_keras import base_file, devices, keras_import, run_parts
+from tl3d_keras import base_file, devices, keras_import, run_parts, unet3d_recognition
 from tl3d_keras.errors import InputError
 from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.unet3d import named_weights
@@ -97,7 +97,7 @@ def test_channels_first_stay_first(models):
     model = keras_import.import_keras_model(models / "published.h5")
     (image,), (expected,) = (stored(models, "published", part) for part in ("in", "out"))
     np.testing.assert_allclose(model(image), expected, atol=1e-5)
-    network = keras_import.as_unet3d(model, "published.h5")
+    network = unet3d_recognition.as_unet3d(model, "published.h5")
     found = np.moveaxis(network(np.moveaxis(image, 1, -1)).numpy(), -1, 1)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -107,9 +107,9 @@ def test_what_is_no_unet_is_refused(models):
         with pytest.raises(InputError, match=f"many{kind}: expected the layers of a UNet3D"):
             base_file.load(models / f"many{kind}")
     model = keras_import.import_keras_model(models / "unet.h5")
-    assert keras_import.as_unet3d(model, "x").geometry.padding == "same"
+    assert unet3d_recognition.as_unet3d(model, "x").geometry.padding == "same"
     with pytest.raises(InputError, match="found probabilities that differ by"):
-        keras_import.as_unet3d(tf.keras.Model(model.input, model.output**2), "x")
+        unet3d_recognition.as_unet3d(tf.keras.Model(model.input, model.output**2), "x")
 
 
 @pytest.fixture

@@ -4,7 +4,14 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from tl3d_keras import artifact, keras_files, keras_import, published, shipped
+from tl3d_keras import (
+    artifact,
+    keras_files,
+    keras_import,
+    published,
+    shipped,
+    unet3d_recognition,
+)
 from tl3d_keras.artifact import ModelInfo
 from tl3d_keras.unet3d import UNet3D
 
@@ -32,5 +39,6 @@ def load(path: str | os.PathLike) -> Base:
         return Base(*published.load(found))
     is_keras = found.suffix in keras_files.SUFFIXES or (found / keras_files.METADATA_FILE).is_file()
     if is_keras and not (found / artifact.CONFIG_FILE).is_file():
-        return Base(keras_import.as_unet3d(keras_import.import_keras_model(path), path), None)
+        model = keras_import.import_keras_model(path)
+        return Base(unet3d_recognition.as_unet3d(model, path), None)
     return Base(*artifact.load(Path(path)))
