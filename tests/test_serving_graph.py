@@ -171,6 +171,19 @@ def test_bad_requests_are_refused_and_the_next_is_served(tmp_path):
         np.testing.assert_array_equal(served, expected)
 
 
+@pytest.mark.parametrize(
+    ("padding", "fitting", "message"),
+    [("same", 8, "sizes of 2 or 2k more"), ("valid", 20, "sizes of 18 or 2k more")],
+)
+def test_patches_that_do_not_fit_the_network_are_refused(tmp_path, padding, fitting, message):
+    _, _, folder = saved(tmp_path, {"padding": padding, "levels": 2})
+    served = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    for size in (fitting - 1, 0):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            served(image=tf.zeros([1, fitting, fitting, size, 1]))
+    assert served(image=tf.zeros([1, fitting, fitting, fitting, 1]))
+
+
 @needs_data
 @pytest.mark.parametrize(
     "scan, spacing, intensity",

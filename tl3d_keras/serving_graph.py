@@ -56,7 +56,8 @@ class ServedModel(tf.Module):
             plan, sizes = plan_patches, patch_size
 
         def probabilities(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"probabilities": network(intensity.normalise(image), training=False)}
+            image = intensity.normalise(_fitting(image, geometry))
+            return {"probabilities": network(image, training=False)}
 
         def labels_of(image: tf.Tensor, scanned: tf.Tensor) -> tf.Tensor:
             scale, shift = (tf.reshape(v, [channels]) for v in intensity.coefficients(scanned))
@@ -118,6 +119,18 @@ def default_tile(network: UNet3D) -> int:
         if cost.bytes > _TILE_BYTES or cost.numbers > tile_cost.MOST_NUMBERS:
             return size
         size = larger
+
+
+def _fitting(image: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+    """The batch, unless its sizes do not fit the network: InvalidArgumentError in the graph."""
+    sizes, least = tf.shape(image)[1:-1], geometry.input_size(1)
+    more = sizes - least
+    check = tf.raw_ops.Assert(
+        condition=tf.reduce_all((more >= 0) & (more % geometry.stride == 0)),
+        data=[f"image: expected sizes of {least} or {geometry.stride}k more, found", sizes],
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(image)
 
 
 def _checked(
