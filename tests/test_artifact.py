@@ -235,7 +235,7 @@ def flip(folder, name):
         ),
         (
             lambda f: edit(f, intensity={"mode": "window", "low": [1], "high": [0]}),
-            "json: expected a window low < high",
+            "json: expected a finite window low < high",
         ),
         (
             lambda f: edit(f, intensity={"mode": "zscore"}),
