@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl3d_keras import inference, tile_cost, tiling
+from tl3d_keras import inference, tile_cost, tile_planner, tiling
 from tl3d_keras.errors import InputError
 from tl3d_keras.geometry import Geometry
 from tl3d_keras.inference import Segmenter
@@ -42,7 +42,7 @@ def tiles_of(segmenter, steps, monkeypatch):
         ]
         return tuple(axes)
 
-    monkeypatch.setattr(tiling, "plan_tiles", plan)
+    monkeypatch.setattr(tile_planner, "plan_tiles", plan)
     return axes
 
 

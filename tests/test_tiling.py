@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tl3d_keras import tile_cost, tiling
+from tl3d_keras import tile_cost, tile_planner, tiling
 from tl3d_keras.errors import InputError
 from tl3d_keras.geometry import Geometry
 from tl3d_keras.tile_cost import Network
@@ -91,7 +91,7 @@ def largest(axes):
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_a_long_scan_fits_the_memory(gib, padding):
     network = PAPER._replace(padding=padding)
-    axes = tiling.plan_tiles((1500, 512, 512), network, gib * 2**30)
+    axes = tile_planner.plan_tiles((1500, 512, 512), network, gib * 2**30)
     cost = tile_cost.of_tile(network, largest(axes))
     assert 0.5 * gib * 2**30 < cost.bytes <= gib * 2**30 or cost.numbers > 2**29
     assert cost.numbers < 2**31
@@ -100,12 +100,12 @@ def test_a_long_scan_fits_the_memory(gib, padding):
 def test_less_memory_takes_longer_and_no_plan_with_cubes_is_faster():
     shape, before = (90, 200, 300), 0.0
     for gib in (16, 8, 4, 2, 1):
-        found = tiling.seconds_of(tiling.plan_tiles(shape, PAPER, gib * 2**30), PAPER)
+        found = tile_planner.seconds_of(tile_planner.plan_tiles(shape, PAPER, gib * 2**30), PAPER)
         cubes = []
         for step in range(8, 304, 8):
             axes = tuple(plan_axis(n, Geometry(4, "valid"), step) for n in shape)
             if tile_cost.of_tile(PAPER, largest(axes)).bytes <= gib * 2**30:
-                cubes.append(tiling.seconds_of(axes, PAPER))
+                cubes.append(tile_planner.seconds_of(axes, PAPER))
         assert before <= found <= min(cubes) + 1e-9
         before = found
 
@@ -114,9 +114,9 @@ def test_too_little_memory_says_how_much_is_needed():
     with pytest.raises(
         InputError, match=r"at least 0\.\d+ GiB for the smallest tile .*found 0\.00"
     ):
-        tiling.plan_tiles((300, 300, 300), PAPER, 1e6)
+        tile_planner.plan_tiles((300, 300, 300), PAPER, 1e6)
     with pytest.raises(InputError, match="found 0.00 GiB left"):
-        tiling.plan_tiles((300, 300, 300), PAPER, -1e6)
+        tile_planner.plan_tiles((300, 300, 300), PAPER, -1e6)
 
 
 def test_arithmetic_by_hand():

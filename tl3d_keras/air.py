@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tl3d_keras import tile_cost, tiling
+from tl3d_keras import tile_cost
 from tl3d_keras.geometry import Geometry
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.lazy_image import LazyImage, slabs
 from tl3d_keras.survey import Survey
 from tl3d_keras.tile_cost import Network
+from tl3d_keras.tile_planner import plan_tiles, seconds_of
 from tl3d_keras.tiling import Axes
 
 
@@ -120,9 +121,9 @@ def plan_without_air(
     wanted = air.wanted()
     if wanted is None:
         return whole, np.zeros([len(spans) for spans in whole], bool)
-    axes = tiling.plan_tiles(shape, network, memory_bytes, probabilities, wanted, air.is_needed)
-    seconds = tiling.seconds_of(axes, network, probabilities, air.is_needed)
-    if once.seconds + seconds >= tiling.seconds_of(whole, network, probabilities):
+    axes = plan_tiles(shape, network, memory_bytes, probabilities, wanted, air.is_needed)
+    seconds = seconds_of(axes, network, probabilities, air.is_needed)
+    if once.seconds + seconds >= seconds_of(whole, network, probabilities):
         return None
     return axes, air.is_needed(axes)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tl3d_keras import air, memory, resampling, tile_cost, tiling
+from tl3d_keras import air, memory, resampling, tile_cost, tile_planner, tiling
 from tl3d_keras.blending import Blending
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
@@ -124,7 +124,7 @@ class Segmenter:
                 for n, patch in zip(shape, self._patch_size, strict=True)
             )
             return z, y, x
-        return tiling.plan_tiles(shape, self._costs, self._budget(held), probabilities)
+        return tile_planner.plan_tiles(shape, self._costs, self._budget(held), probabilities)
 
     def _budget(self, held: int) -> float:
         if self._memory_bytes is None:
