@@ -69,7 +69,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "no augmentation": {"augmentation": "none"},
     "float32": {"precision": "float32"},
     "from phantom_ct": {"mode": "transfer", "base": "phantom_ct"},
-    "from phantom_ct, 200 steps": {"mode": "transfer", "base": "phantom_ct", "steps": 200},
+    "200 steps from phantom_ct": {"mode": "transfer", "base": "phantom_ct", "steps": 200},
 }
 
 
