@@ -23,6 +23,8 @@ from tl3d_keras.tiling import Axes
 from tl3d_keras.unet3d import HEAD, UNet3D
 from tl3d_keras.volumes import Volume
 
+# Peaks of equal runs differ: which of two ops that are ready runs first is TensorFlow's to say.
+_SHARE_OF_LIMIT = 0.9
 _PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
@@ -129,7 +131,7 @@ class Segmenter:
     def _budget(self, held: int) -> float:
         if self._memory_bytes is None:
             return memory.available_memory() - held
-        return self._memory_bytes - self._held_before - held
+        return _SHARE_OF_LIMIT * (self._memory_bytes - self._held_before) - held
 
     def _check_patch(self, held: int, probabilities: bool, sums: int = 0) -> None:
         """Raises an `InputError` unless a tile of the training's size, and `sums` bytes, fit."""
