@@ -212,11 +212,10 @@ def test_an_empty_folder_leaves_what_is_served(served):
 
 
 def test_policies_and_labels(tmp_path):
+    for name in ("old", "007", "²"):
+        (tmp_path / "models" / name).mkdir(parents=True)
     for version in (1, 2, 3):
-        stand_in.save(tmp_path / "models", version) if version > 1 else (
-            (tmp_path / "models").mkdir(),
-            stand_in.save(tmp_path / "models", 1),
-        )
+        stand_in.save(tmp_path / "models", version)
     config = tmp_path / "models.config"
     config.write_text(
         f"""model_config_list {{

@@ -121,7 +121,8 @@ class ModelVersions:
             names = [path.name for path in self._folder.iterdir() if path.is_dir()]
         except OSError:
             return []
-        present = sorted(int(name) for name in names if name.isdigit())
+        numbers = [int(name) for name in names if name.isdecimal()]
+        present = sorted(number for number in numbers if str(number) in names)
         kind = self._policy.WhichOneof("policy_choice")
         if kind == "all":
             return present
