@@ -6,13 +6,13 @@ import json
 import helpers
 import numpy as np
 import pytest
+import runs
 import tensorflow as tf
 
 from tl3d_keras import artifact, guards, losses, training_run
 from tl3d_keras.errors import InputError
 from tl3d_keras.guards import Diverged, Guard
 from tl3d_keras.optimizers import OptimizerPlan, make_optimizer
-from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.trainer import MaskedTrainer
 from tl3d_keras.unet3d import named_weights
 
@@ -108,21 +108,8 @@ def test_float16_overflow_is_for_the_loss_scale(monkeypatch):
 
 
 def settings(records, **changes):
-    return RunSettings(
-        **{
-            "records_dir": str(records),
-            "filters": 2,
-            "levels": 2,
-            "padding": "same",
-            "patch_size": (8, 16, 16),
-            "steps": 12,
-            "steps_per_epoch": 3,
-            "precision": "float32",
-            "strategy": "one",
-            "num_validation": 0,
-            **changes,
-        }
-    )
+    short = {"filters": 2, "steps": 12, "learning_rate": 1e-3, "num_validation": 0}
+    return runs.settings(records, **short | changes)
 
 
 @pytest.fixture

@@ -119,8 +119,8 @@ def latest(path: str | os.PathLike) -> Path:
     path = shipped.resolve(path)
     if (path / CONFIG_FILE).is_file():
         return path
-    versions = _versions(path)
-    newest = path / str(max(versions)) if versions else path
+    found = versions(path)
+    newest = path / str(found[-1]) if found else path
     if (newest / CONFIG_FILE).is_file():
         return newest
     if (newest / "saved_model.pb").is_file():
@@ -131,15 +131,15 @@ def latest(path: str | os.PathLike) -> Path:
     elif path.is_file():
         what = "a file"
     else:
-        what = f"a version without {CONFIG_FILE}" if versions else "no version of a model"
-        if _versions(path / "model"):
+        what = f"a version without {CONFIG_FILE}" if found else "no version of a model"
+        if versions(path / "model"):
             what = f"the folder of a run, whose model is {path / 'model'}"
     raise InputError(f"{newest}: expected a model folder with {CONFIG_FILE}, found {what}")
 
 
 def next_version(folder: str | os.PathLike) -> Path:
     """The folder of the version one above a model's highest."""
-    return Path(folder) / str(1 + max(_versions(Path(folder)), default=0))
+    return Path(folder) / str(1 + max(versions(Path(folder)), default=0))
 
 
 def _fill(network: UNet3D, reader: Any, folder: Path) -> None:
@@ -166,11 +166,16 @@ def _key(name: str) -> str:
     return _CHECKPOINT_KEY.format(name.replace(".", "..").replace("/", ".S"))
 
 
-def _versions(folder: Path) -> list[int]:
+def versions(folder: Path) -> list[int]:
+    """The versions in a model's folder, lowest first: names that are numbers without zeros before.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
     if not folder.is_dir():
         return []
     names = [entry.name for entry in folder.iterdir() if entry.name.isdecimal()]
-    return [int(name) for name in names if name == str(int(name))]
+    return sorted(int(name) for name in names if name == str(int(name)))
 
 
 def _read_json(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,22 @@
 
 import tensorflow as tf
 
+from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
+
+
+def check_classes(number: int, name: str) -> None:
+    """Raises an `InputError` for so many classes that one has the label of unannotated voxels.
+
+    Args:
+        number: K + 1.
+        name: of the loss or metric, for the message.
+    """
+    if number > IGNORE:
+        raise InputError(
+            f"{name}: expected at most {IGNORE} classes, for the label {IGNORE} means "
+            f"unannotated, found {number}"
+        )
 
 
 def without_channel(labels: tf.Tensor, prediction: tf.Tensor, name: str) -> tf.Tensor:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
-from tl3d_keras.label_tensors import without_channel
+from tl3d_keras.label_tensors import check_classes, without_channel
 
 
 @tf.keras.utils.register_keras_serializable("tl3d_keras")
@@ -30,11 +30,7 @@ class MaskedDiceMetric(tf.keras.metrics.Metric):
         self, num_classes: int, structure: int | None = None, name: str = "dice", **kwargs: Any
     ) -> None:
         super().__init__(name=name, **kwargs)
-        if num_classes > IGNORE:
-            raise InputError(
-                f"{name}: expected at most {IGNORE} classes, for the label {IGNORE} means "
-                f"unannotated, found {num_classes}"
-            )
+        check_classes(num_classes, name)
         if structure is not None and not 1 <= structure < num_classes:
             raise InputError(
                 f"{name}: expected a structure of 1 to {num_classes - 1}, found {structure}"

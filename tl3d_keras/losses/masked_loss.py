@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
-from tl3d_keras.label_tensors import without_channel
+from tl3d_keras.label_tensors import check_classes, without_channel
 
 EPSILON = 1e-7
 
@@ -76,11 +76,7 @@ class MaskedLoss(tf.keras.losses.Loss):
         labels, prediction = tf.convert_to_tensor(labels), tf.convert_to_tensor(prediction)
         labels = without_channel(labels, prediction, self.name)
         classes = prediction.shape[-1]
-        if classes > IGNORE:
-            raise InputError(
-                f"{self.name}: expected at most {IGNORE} classes, for the label {IGNORE} means "
-                f"unannotated, found {classes}"
-            )
+        check_classes(classes, self.name)
         # IGNORE is no class, so its row is all zeros: no value, no gradient.
         truth = tf.one_hot(tf.cast(labels, tf.int32), classes, dtype=tf.float32)
         log_probabilities = _log_probabilities(prediction, self.from_logits)

@@ -9,6 +9,7 @@ from typing import Any
 
 from grpc import StatusCode
 
+from tl3d_keras import artifact
 from tl3d_keras.errors import InputError
 from tl3d_keras.serving.loaded_version import LoadedVersion
 from tl3d_keras.serving.protos import get_model_status_pb2
@@ -118,11 +119,10 @@ class ModelVersions:
     def _wanted(self) -> list[int]:
         """The versions of the folder that the policy names, oldest first."""
         try:
-            names = [path.name for path in self._folder.iterdir() if path.is_dir()]
+            found = artifact.versions(self._folder)
         except OSError:
             return []
-        numbers = [int(name) for name in names if name.isdecimal()]
-        present = sorted(number for number in numbers if str(number) in names)
+        present = [number for number in found if (self._folder / str(number)).is_dir()]
         kind = self._policy.WhichOneof("policy_choice")
         if kind == "all":
             return present
