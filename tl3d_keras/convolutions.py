@@ -55,18 +55,22 @@ class JoinedConv3D(tf.keras.layers.Layer):
     def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """Convolves both and adds."""
         coarse, skip = inputs
-        # The sums are of the weights as they are, and then rounded to half precision, if at all.
-        of_coarse, of_skip = tf.split(
-            tf.cast(self.kernel, tf.float32), [coarse.shape[-1], skip.shape[-1]], axis=3
-        )
-        fine = _convolved(skip, tf.cast(of_skip, skip.dtype), self.padding)
-        output_shape = tf.concat([tf.shape(skip)[:4], [self.filters]], 0)
-        doubled = tf.nn.conv3d_transpose(
-            coarse, tf.cast(_transposed(of_coarse), coarse.dtype), output_shape, 2, "SAME"
-        )
+        return self.with_coarse(coarse, self.of_skip(skip))
+
+    def of_skip(self, skip: tf.Tensor) -> tf.Tensor:
+        """What the skip connection and the bias add to the output before its activation."""
+        kernel = tf.cast(self.kernel, skip.dtype)[..., -skip.shape[-1] :, :]
+        return _biased(_convolved(skip, kernel, self.padding), self.bias)
+
+    def with_coarse(self, coarse: tf.Tensor, of_skip: tf.Tensor) -> tf.Tensor:
+        """The output, of the coarse features and of what `of_skip` gave."""
+        kernel = tf.cast(self.kernel, coarse.dtype)[..., : coarse.shape[-1], :]
+        batch, *size = tf.unstack(tf.shape(coarse)[:4])
+        output_shape = tf.stack([batch, *(2 * n for n in size), self.filters])
+        doubled = tf.nn.conv3d_transpose(coarse, _transposed(kernel), output_shape, 2, "SAME")
         if self.padding == "valid":
             doubled = doubled[:, 1:-1, 1:-1, 1:-1]
-        return self.activation(_biased(fine, self.bias) + doubled)
+        return self.activation(of_skip + doubled)
 
     def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple[int | None, ...]:
         """The shape of the output."""
@@ -104,8 +108,11 @@ def _transposed(kernel: tf.Tensor) -> tf.Tensor:
 
     Each of two neighbours along an axis that are doubles of one voxel takes part in its sum.
     """
+    # Sums of weights need more digits than half precision has.
+    dtype, kernel = kernel.dtype, tf.cast(kernel, tf.float32)
     for axis in range(3):
         before, after = [[0, 0] for _ in range(5)], [[0, 0] for _ in range(5)]
         before[axis][0] = after[axis][1] = 1
         kernel = tf.pad(kernel, before) + tf.pad(kernel, after)
-    return tf.transpose(tf.reverse(kernel, [0, 1, 2]), [0, 1, 2, 4, 3])
+    kernel = tf.transpose(tf.reverse(kernel, [0, 1, 2]), [0, 1, 2, 4, 3])
+    return tf.cast(kernel, dtype)

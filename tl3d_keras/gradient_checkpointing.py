@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tl3d_keras.unet3d import HEAD, UNet3D
+from tl3d_keras.unet3d_trunk import block_layers
 
 # How many slabs a level of the encoder is computed in, the finest first.
 SLABS = (8, 4)
@@ -104,10 +105,8 @@ class Checkpointed:
         return self._layers[f"encoder_{level}_pool"](x), x[:, first:last, middle[0], middle[1]]
 
     def _block(self, part: str, level: int, x: Any) -> tf.Tensor:
-        for i in range(2):
-            for kind in ("conv", "norm", "relu"):
-                layer = self._layers.get(f"{part}_{level}_{kind}_{i}")
-                x = layer(x) if layer else x
+        for layer in block_layers(self._layers, part, level):
+            x = layer(x)
         return x
 
 

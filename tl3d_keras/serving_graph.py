@@ -15,6 +15,7 @@ from tl3d_keras.graph_grid import Grid
 from tl3d_keras.graph_oblique import ObliqueGrid
 from tl3d_keras.graph_tiling import Spans, labels, plan_axis, plan_patches
 from tl3d_keras.intensity import Intensity
+from tl3d_keras.ordered_logits import ordered_logits
 from tl3d_keras.unet3d import UNet3D, named_weights
 from tl3d_keras.volumes import MAX_SPACING, MIN_SPACING
 
@@ -68,7 +69,7 @@ class ServedModel(tf.Module):
                 plan(size, geometry, most)
                 for size, most in zip(tf.unstack(tf.shape(image)[:3]), sizes, strict=True)
             ]
-            return labels(image, axes, scale, shift, intensity, network.logits)
+            return labels(image, axes, scale, shift, intensity, ordered_logits(network))
 
         def segment(image: tf.Tensor, spacing: tf.Tensor) -> dict[str, tf.Tensor]:
             image, grid = _checked(image, spacing, channels, model_spacing)

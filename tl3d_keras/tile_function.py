@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tl3d_keras.intensity import Intensity
+from tl3d_keras.ordered_logits import ordered_logits
 from tl3d_keras.unet3d import UNet3D
 
 
@@ -25,7 +26,7 @@ def tile_function(
         A function of a raw tile [Z, Y, X, C] and the intensity's scale and shift [C]; it gives
         uint8 labels [z, y, x] or float32 probabilities [z, y, x, K + 1].
     """
-    logits = network.logits
+    logits = ordered_logits(network)
     channels = network.get_config()["input_channels"]
     mirrors = [
         list(axes) for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)
@@ -34,7 +35,7 @@ def tile_function(
     def compute(raw: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
         tile = intensity.apply(raw, scale, shift)
         # The largest logit has the largest probability.
-        found = logits(tile[tf.newaxis], training=False)[0] if len(mirrors) == 1 else averaged(tile)
+        found = logits(tile[tf.newaxis])[0] if len(mirrors) == 1 else averaged(tile)
         if labels:
             return tf.cast(tf.argmax(found, -1, tf.int32), tf.uint8)
         return found if len(mirrors) > 1 else tf.nn.softmax(tf.cast(found, tf.float32))
@@ -45,9 +46,7 @@ def tile_function(
             # One after the other, for each takes a tile's memory.
             with tf.control_dependencies([total]):
                 turned = tf.reverse(tile, axes)
-            found = tf.nn.softmax(
-                tf.cast(logits(turned[tf.newaxis], training=False)[0], tf.float32)
-            )
+            found = tf.nn.softmax(tf.cast(logits(turned[tf.newaxis])[0], tf.float32))
             total += tf.reverse(found, axes)
         return total / len(mirrors)
 

@@ -1,6 +1,6 @@
 """The layers of the 3D U-Net below its head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -86,3 +86,15 @@ class TrunkBuilder:
             return InstanceNormalization(dtype=self._dtype, name=name)(x)
         groups = min(MAX_GROUPS, width)
         return tf.keras.layers.GroupNormalization(groups, dtype=self._dtype, name=name)(x)
+
+
+def block_layers(layers: Mapping[str, Any], part: str, level: int) -> list[Any]:
+    """The layers of a block in their order.
+
+    Args:
+        layers: those of the network by name.
+        part: "encoder" or "decoder".
+        level: of the block, 0 for the finest.
+    """
+    names = (f"{part}_{level}_{kind}_{i}" for i in range(2) for kind in ("conv", "norm", "relu"))
+    return [layers[name] for name in names if name in layers]
