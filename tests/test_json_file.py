@@ -20,6 +20,9 @@ def test_object(tmp_path):
         (b"[" * 100_000, "a.json: not valid JSON: "),
         (b"[]", "a.json: expected a JSON object, found list$"),
         (b"null", "a.json: expected a JSON object, found NoneType$"),
+        (b'{"a": NaN}', "a.json: not valid JSON: NaN is no number$"),
+        (b'{"a": -1e999}', "a.json: not valid JSON: -1e999 is no number$"),
+        (b'{"a": 1, "a": 2}', "a.json: not valid JSON: a key is given twice in one object$"),
     ],
 )
 def test_anything_else_is_refused(tmp_path, content, message):

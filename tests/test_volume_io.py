@@ -300,6 +300,13 @@ def test_the_reason_of_an_error_that_says_nothing():
     assert file_headers.reason(MemoryError()) == "MemoryError"
 
 
+def test_labels_beyond_all_integers_are_refused(tmp_path):
+    path = tmp_path / "label.nii.gz"
+    volume_io.write(path, volume(np.full((2, 2, 2, 1), 1e30, np.float32)))
+    with pytest.raises(InputError, match="expected whole-number labels, found the value 1e.30$"):
+        volume_io.read_labels(path)
+
+
 def test_unknown_suffix_is_not_written(tmp_path, rng):
     with pytest.raises(InputError, match=r"case.png: expected a name that ends in one of \.nii"):
         volume_io.write(tmp_path / "case.png", volume(noise(rng)))

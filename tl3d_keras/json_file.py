@@ -1,9 +1,10 @@
 """JSON objects from files that nobody vouches for."""
 
 import json
+import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tl3d_keras import regular_file
 from tl3d_keras.errors import InputError
@@ -25,7 +26,8 @@ def read_object(path: str | os.PathLike, expected: str) -> dict[str, Any]:
         content = json.loads(
             Path(path).read_text(encoding="utf-8"),
             object_pairs_hook=_without_repeats,
-            parse_constant=_refuse_constant,
+            parse_constant=_refuse,
+            parse_float=_finite,
         )
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}; expected {expected}") from error
@@ -43,5 +45,10 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")

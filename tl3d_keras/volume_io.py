@@ -87,7 +87,9 @@ def read_labels(path: str | os.PathLike) -> Volume:
         raise InputError(f"{path}: expected labels of one channel, found {array.shape[-1]}")
     if np.issubdtype(array.dtype, np.integer):
         return volume
-    whole = np.rint(array).astype(np.int64)
+    # What is beyond int64 becomes another number.
+    with np.errstate(invalid="ignore"):
+        whole = np.rint(array).astype(np.int64)
     if not np.array_equal(whole, array):
         value = array[whole != array].flat[0]
         raise InputError(f"{path}: expected whole-number labels, found the value {value:g}")
