@@ -43,14 +43,15 @@ def explained(
     """
     try:
         yield
-    except _LOST_WORKER as error:
-        if settings.strategy != "workers":
-            raise
-        raise WorkerLost(
-            f"{folder.path}: another worker was lost; start all of them again, and the run goes on "
-            "from its last checkpoint"
-        ) from error
-    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-        raise InputError(
-            memory_model.out_of_memory(network.get_config(), setup, memory.free_memory(), replicas)
-        ) from error
+    except Exception as error:
+        # First, for an internal error may say either.
+        if memory.ran_out(error):
+            config, free = network.get_config(), memory.free_memory()
+            message = memory_model.out_of_memory(config, setup, free, replicas)
+            raise InputError(message) from error
+        if settings.strategy == "workers" and isinstance(error, _LOST_WORKER):
+            raise WorkerLost(
+                f"{folder.path}: another worker was lost; start all of them again, and the run "
+                "goes on from its last checkpoint"
+            ) from error
+        raise
