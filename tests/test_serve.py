@@ -190,6 +190,29 @@ def test_a_version_is_freed_by_its_last_request(served):
     assert states(model) == {1: State.END, 2: State.AVAILABLE}
 
 
+def test_a_version_that_comes_back_before_its_last_request_is_answered(served):
+    model, folder, _ = served
+
+    def ask(loaded):
+        return loaded.predict("", lambda _: {"image": requests.IMAGE[None]})
+
+    with model.version(1, None) as (_, former):
+        stand_in.save(folder, 2)
+        model.refresh()
+        shutil.rmtree(folder / "2")
+        model.refresh()
+        assert states(model) == {1: State.AVAILABLE, 2: State.END}
+        ask(former)
+    with pytest.raises(RuntimeError, match="closed Session"):
+        ask(former)
+    with model.version(1, None) as (_, again):
+        stand_in.save(folder, 2)
+        model.refresh()
+        assert states(model) == {1: State.UNLOADING, 2: State.AVAILABLE}
+        ask(again)
+    assert states(model) == {1: State.END, 2: State.AVAILABLE}
+
+
 def test_a_damaged_version_leaves_the_former_and_is_tried_again_when_it_changed(served):
     model, folder, lines = served
     path = stand_in.save(folder, 2) / "saved_model.pb"

@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,21 @@ from tl3d_keras.serving.protos import get_model_status_pb2
 from tl3d_keras.serving.statuses import StatusError
 
 _State = get_model_status_pb2.ModelVersionStatus
+
+
+@dataclass
+class _Held:
+    """A version in memory.
+
+    Attributes:
+        loaded: the version.
+        requests: how many it is answering.
+        is_retired: whether the last of them frees it.
+    """
+
+    loaded: LoadedVersion
+    requests: int = 0
+    is_retired: bool = False
 
 
 class ModelVersions:
@@ -38,8 +54,7 @@ class ModelVersions:
         self._max_bytes = max_bytes
         self._tell = tell
         self._lock = threading.Lock()
-        self._loaded: dict[int, LoadedVersion] = {}
-        self._requests: dict[int, int] = {}
+        self._held: dict[int, _Held] = {}
         self._states: dict[int, Any] = {}
         self._failed: dict[int, tuple] = {}
 
@@ -65,14 +80,14 @@ class ModelVersions:
         """
         with self._lock:
             found = self._find(number, label)
-            self._requests[found] += 1
-            loaded = self._loaded[found]
+            held = self._held[found]
+            held.requests += 1
         try:
-            yield found, loaded
+            yield found, held.loaded
         finally:
             with self._lock:
-                self._requests[found] -= 1
-                self._free(found)
+                held.requests -= 1
+                self._free(found, held)
 
     def statuses(self, number: int | None, label: str | None) -> list[Any]:
         """The `ModelVersionStatus` of all versions, or of one, newest first.
@@ -146,20 +161,27 @@ class ModelVersions:
             return
         self._failed.pop(number, None)
         with self._lock:
-            self._loaded[number], self._requests[number] = loaded, 0
+            self._held[number] = _Held(loaded)
             self._set(number, _State.AVAILABLE)
         self._tell(f"model {self.name}: version {number} is served")
 
     def _retire(self, number: int) -> None:
         with self._lock:
+            held = self._held[number]
+            held.is_retired = True
             self._set(number, _State.UNLOADING)
-            self._free(number)
+            self._free(number, held)
         self._tell(f"model {self.name}: version {number} takes no new requests")
 
-    def _free(self, number: int) -> None:
-        if self._states[number].state == _State.UNLOADING and not self._requests[number]:
-            self._loaded.pop(number).close()
-            self._set(number, _State.END)
+    def _free(self, number: int, held: _Held) -> None:
+        if not held.is_retired or held.requests:
+            return
+        held.loaded.close()
+        # A version of that number may have come back meanwhile.
+        if self._held.get(number) is held:
+            del self._held[number]
+            if self._states[number].state == _State.UNLOADING:
+                self._set(number, _State.END)
 
     def _set(
         self, number: int, state: int, code: StatusCode = StatusCode.OK, message: str = ""
