@@ -1,5 +1,7 @@
 """Files and volumes: what goes out comes back, what cannot be used is named in one line."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +146,23 @@ def test_a_sheared_nifti_is_read_where_it_lies(tmp_path, capfd, qform, units, sc
         return
     expected = np.diag([-1.0, -1.0, 1.0]) @ SHEARED * scale
     np.testing.assert_allclose(np.column_stack([affine, found.origin]), expected, rtol=1e-5)
+
+
+def test_sheared_niftis_in_two_threads_say_nothing(tmp_path, capfd):
+    axes = np.array([[1.0, 0.0, 0.2], [0.0, 1.0, 0.0], [0.0, 0.0, 0.98]])
+    sheared = tuple((axes / np.linalg.norm(axes, axis=0)).ravel().tolist())
+    written = Volume(np.zeros((4, 32, 32, 1), np.int16), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), sheared)
+
+    def work(name: str) -> None:
+        for _ in range(100):
+            volume_io.write(tmp_path / name, written)
+            assert volume_io.read(tmp_path / name).direction == pytest.approx(sheared, abs=1e-6)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(work, ["a.nii", "b.nii"]))
+    assert capfd.readouterr().err == ""
+    assert sitk.ProcessObject.GetGlobalWarningDisplay()
+    assert "ITK_NIFTI_SFORM_PERMISSIVE" not in os.environ
 
 
 @pytest.mark.skipif(not (DATA / "ct/dicom_series").is_dir(), reason="no DICOM series at hand")

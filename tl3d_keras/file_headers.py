@@ -1,6 +1,7 @@
 """What a file's header claims, checked before anything of that size is allocated."""
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ MAX_BYTES = 2**34
 MAX_COMPRESSION = 1100
 MAX_SPACING = 1000.0
 
+_SWITCH = threading.Lock()
 _UNIT_TOLERANCE = 0.01
 # Axes that are closer to one plane than about 5 degrees are no grid.
 _LEAST_DETERMINANT = 0.08
@@ -116,10 +118,14 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps SimpleITK's warnings back, where an error or a result of our own says it all."""
-    warns = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(warns)
+    """Keeps SimpleITK's warnings back, where an error or a result of our own says it all.
+
+    One thread at a time, for the switch is that of the process.
+    """
+    with _SWITCH:
+        warns = sitk.ProcessObject.GetGlobalWarningDisplay()
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        try:
+            yield
+        finally:
+            sitk.ProcessObject.SetGlobalWarningDisplay(warns)

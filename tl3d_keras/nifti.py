@@ -154,7 +154,9 @@ def is_sheared(direction: ArrayLike) -> bool:
 def write_sheared(image: sitk.Image, path: Path) -> None:
     """Writes an image whose grid only an sform can hold, compressed where the name ends in .gz."""
     plain = path.with_name("plain.nii")
-    sitk.WriteImage(image, str(plain))
+    # It warns of the rotation that it writes, which is replaced below.
+    with file_headers.quiet():
+        sitk.WriteImage(image, str(plain))
     content = bytearray(plain.read_bytes())
     direction = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine = _TO_LPS @ np.column_stack([direction, image.GetOrigin()])
@@ -168,15 +170,16 @@ def write_sheared(image: sitk.Image, path: Path) -> None:
 def _sheared_accepted() -> Iterator[None]:
     """Lets SimpleITK read a sheared sform without a qform, which it makes a rotation of."""
     name = "ITK_NIFTI_SFORM_PERMISSIVE"
-    former = os.environ.get(name)
-    os.environ[name] = "YES"
-    try:
-        with file_headers.quiet():
+    # One thread at a time, which holds for the environment too.
+    with file_headers.quiet():
+        former = os.environ.get(name)
+        os.environ[name] = "YES"
+        try:
             yield
-    finally:
-        del os.environ[name]
-        if former is not None:
-            os.environ[name] = former
+        finally:
+            del os.environ[name]
+            if former is not None:
+                os.environ[name] = former
 
 
 @contextmanager
