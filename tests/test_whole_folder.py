@@ -1,5 +1,6 @@
 """A folder is there in whole or not at all, whatever stops the work."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -109,6 +110,14 @@ def test_place_is_a_file(tmp_path, overwrite):
     (tmp_path / "out").touch()
     with pytest.raises(InputError, match="/out: expected a folder, found a file"):
         check_free(tmp_path / "out", overwrite)
+
+
+def test_a_mounted_folder_is_refused_before_the_work(former, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == former)
+    with pytest.raises(InputError, match="/out: expected a folder that can be replaced, found a "):
+        with whole_folder(former, overwrite=True):
+            pytest.fail("the block ran")
+    assert tree(former.parent) == {"out/a": "former"}
 
 
 def test_place_cannot_be_written(tmp_path):

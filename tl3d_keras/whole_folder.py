@@ -23,12 +23,17 @@ def whole_folder(
     what an error left. With `overwrite` the former folder stays until the new one is whole.
 
     Raises:
-        InputError: `path` holds files and `overwrite` is off, the place cannot be written, or
-            another process is building there.
+        InputError: `path` holds files and `overwrite` is off, is a mounted folder, the place cannot
+            be written, or another process is building there.
     """
     check_free(path, overwrite)
     # A link stays, and a folder has a name even where it is given as `.`.
     path, given = Path(path).resolve(), path
+    if os.path.ismount(path):
+        raise InputError(
+            f"{given}: expected a folder that can be replaced, found a mounted one; name a folder "
+            "inside it"
+        )
     building = path.parent / f".{path.name}.building"
     former = path.parent / f".{path.name}.former"
     try:
