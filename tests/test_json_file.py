@@ -1,5 +1,7 @@
 """What is an object, what is not, and what is not even a file."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from tl3d_keras import json_file
@@ -31,3 +33,18 @@ def test_anything_else_is_refused(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as error:
         json_file.read_object(tmp_path / "a.json", "a folder of ours")
     assert "\n" not in str(error.value)
+
+
+@dataclass(frozen=True)
+class Pair:
+    name: str
+    sizes: tuple[int, int]
+
+
+def test_values_as_the_class_that_they_should_be():
+    found = json_file.typed({"name": "a", "sizes": [1, 2]}, Pair, "a.json: no pair")
+    assert found == Pair("a", (1, 2))
+    with pytest.raises(InputError, match="^a.json: no pair: sizes.1: Input should be a valid int"):
+        json_file.typed({"name": "a", "sizes": [1, "x"]}, Pair, "a.json: no pair")
+    with pytest.raises(InputError, match=r"^a.json: no pair: sizes: Field required$"):
+        json_file.typed({"name": "a"}, Pair, "a.json: no pair")

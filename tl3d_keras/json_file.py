@@ -4,10 +4,14 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from tl3d_keras import regular_file
 from tl3d_keras.errors import InputError
+
+_Kind = TypeVar("_Kind")
 
 
 def read_object(path: str | os.PathLike, expected: str) -> dict[str, Any]:
@@ -36,6 +40,26 @@ def read_object(path: str | os.PathLike, expected: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def typed(content: Any, kind: type[_Kind], refusal: str) -> _Kind:
+    """JSON values as the data class that they should be.
+
+    Args:
+        content: the values.
+        kind: the data class, by pydantic's rules.
+        refusal: how the message begins where they are something else.
+
+    Raises:
+        InputError: they are; the message ends with where, and what is wrong there.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(step) for step in problem["loc"])
+        place = place if place.isprintable() else repr(place)
+        raise InputError(f"{refusal}: {place}: {problem['msg']}") from None
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from tl3d_keras import json_file, manifest_check
 from tl3d_keras.distribution import Distribution
@@ -168,13 +168,6 @@ def file_crc32c(path: str | os.PathLike) -> str:
     return checksum.digest().hex()
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first of pydantic's errors in one line: where it is, and what."""
-    problem = error.errors()[0]
-    place = ".".join(str(step) for step in problem["loc"])
-    return f"{place if place.isprintable() else repr(place)}: {problem['msg']}"
-
-
 def save(manifest: Manifest, folder: str | os.PathLike) -> None:
     """Writes `folder/manifest.json`; it appears when whole."""
     text = json.dumps(asdict(manifest), indent=1)
@@ -244,9 +237,6 @@ def _from_json(content: dict[str, Any], path: Path) -> Manifest:
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: expected schema_version {SCHEMA_VERSION}, found {version}")
-    try:
-        manifest = TypeAdapter(Manifest).validate_python(content)
-    except ValidationError as error:
-        raise InputError(f"{path}: not a manifest of this schema: {first_problem(error)}") from None
+    manifest = json_file.typed(content, Manifest, f"{path}: not a manifest of this schema")
     manifest_check.check(manifest, path)
     return manifest

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from tl3d_keras import __version__
+from tl3d_keras import __version__, json_file
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
-from tl3d_keras.manifest import first_problem
 
 # What only adds to the file leaves it as it is: readers pass over what they do not know.
 SCHEMA_VERSION = 1
@@ -112,10 +111,7 @@ def from_json(content: Mapping[str, Any]) -> tuple[ModelInfo, dict[str, Any]]:
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         raise InputError(f"expected schema_version {SCHEMA_VERSION}, found {version}")
-    try:
-        read = TypeAdapter(_Content).validate_python(content)
-    except ValidationError as error:
-        raise InputError(f"edited or incomplete: {first_problem(error)}") from None
+    read = json_file.typed(content, _Content, "edited or incomplete")
     if read.structures[:1] != [_BACKGROUND]:
         raise InputError(
             f"expected the structures to begin with background, found {read.structures}"

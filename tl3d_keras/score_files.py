@@ -7,12 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from tl3d_keras import json_file
 from tl3d_keras.errors import InputError
 from tl3d_keras.evaluation import METRICS, Scores, Summary
-from tl3d_keras.manifest import first_problem
 from tl3d_keras.text_table import aligned, number
 
 
@@ -53,15 +50,11 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / "metrics.json"
     content = json_file.read_object(path, "a folder that experiments.evaluate has written")
-    try:
-        found = TypeAdapter(_Content).validate_python(content)
-    except ValidationError as error:
-        raise InputError(
-            f"{path}: not scores of experiments.evaluate: {first_problem(error)}"
-        ) from None
+    refusal = f"{path}: not scores of experiments.evaluate"
+    found = json_file.typed(content, _Content, refusal)
     missing = [metric for metric in METRICS if metric not in found.summary.mean]
     if missing:
-        raise InputError(f"{path}: not scores of experiments.evaluate: no mean of {missing[0]}")
+        raise InputError(f"{refusal}: no mean of {missing[0]}")
     return content
 
 

@@ -6,14 +6,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from data_tools.study.study_file import run_mode, sizes_of
 from data_tools.study.study_schema import Study, Task
 from data_tools.study.task_records import TaskData, ordered
-from tl3d_keras import artifact, manifest
+from tl3d_keras import artifact, json_file, manifest
 from tl3d_keras.errors import InputError
-from tl3d_keras.manifest import first_problem
 from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.study.outcome import DONE_FILE, CellKey
 
@@ -131,10 +128,7 @@ def run_settings(values: Mapping[str, Any], where: str) -> RunSettings:
         raise InputError(
             f"{where}: expected settings of {', '.join(names)}, found {', '.join(unknown)}"
         )
-    try:
-        return TypeAdapter(RunSettings).validate_python(dict(values))
-    except ValidationError as error:
-        raise InputError(f"{where}: {first_problem(error)}") from None
+    return json_file.typed(dict(values), RunSettings, where)
 
 
 def _of_task(

@@ -4,12 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from data_tools.study.study_schema import AnySize, Size, Study, Task
 from tl3d_keras import json_file
 from tl3d_keras.errors import InputError
-from tl3d_keras.manifest import first_problem
 
 # What the grid of cells decides.
 _OF_THE_GRID = ("records_dir", "base", "seed", "num_train", "num_validation", "validation_cases")
@@ -27,10 +24,7 @@ def load(path: str | Path) -> Study:
         for name, task in tasks.items():
             if isinstance(task, str):
                 tasks[name] = _task_of(Path(path).parent / task, name)
-    try:
-        study = TypeAdapter(Study).validate_python(content)
-    except ValidationError as error:
-        raise InputError(f"{path}: not a study: {first_problem(error)}") from None
+    study = json_file.typed(content, Study, f"{path}: not a study")
     for what, found in (("tasks", study.tasks), ("modes", study.modes), ("seeds", study.seeds)):
         if not found:
             raise InputError(f"{path}: expected at least one of {what}, found none")

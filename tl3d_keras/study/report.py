@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from tl3d_keras import figure_file, json_file
 from tl3d_keras.errors import InputError
 from tl3d_keras.html_page import Picture
-from tl3d_keras.manifest import first_problem
 from tl3d_keras.study import figures, findings, outcome, page, tables
 from tl3d_keras.study.findings import Findings
 from tl3d_keras.study.outcome import CellKey
@@ -65,10 +64,7 @@ def load_plan(folder: Path) -> Plan:
     """
     path = folder / _PLAN_FILE
     content = json_file.read_object(path, "a folder that experiments.size_study has written")
-    try:
-        return TypeAdapter(Plan).validate_python(content)
-    except ValidationError as error:
-        raise InputError(f"{path}: not the plan of a study: {first_problem(error)}") from None
+    return json_file.typed(content, Plan, f"{path}: not the plan of a study")
 
 
 def write(folder: Path) -> Findings:
