@@ -9,12 +9,12 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tensorflow as tf
 
-from tl3d_keras import __version__, metrics_csv
+from tl3d_keras import __version__, metrics_csv, run_json
 from tl3d_keras.devices import keras_version
 from tl3d_keras.errors import InputError
 from tl3d_keras.training_state import TrainingState
@@ -49,16 +49,14 @@ class RunFolder:
             self._lock = open(self.path / ".lock", "wb")
         except OSError as error:
             raise InputError(f"{self.path}: cannot write there: {error.strerror}") from error
-        self._run: dict[str, Any] = {"settings": json.loads(json.dumps(settings))}
+        mine = json.loads(json.dumps(settings))
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._compare_with_former()
-        except OSError as error:
-            self._lock.close()
-            raise InputError(f"{self.path}: another run is writing there") from error
+            _lock(self._lock, self.path)
+            former = run_json.read(self._shared, mine)
         except InputError:
             self._lock.close()
             raise
+        self._run: dict[str, Any] = former or {"settings": mine}
         self._run.setdefault("seconds", 0.0)
         self._run["versions"] = {
             "tl3d_keras": __version__,
@@ -94,24 +92,29 @@ class RunFolder:
         self._run["peak_memory_gib"] = round(
             max(peak / 2**30, self._run.get("peak_memory_gib", 0.0)), 2
         )
-        write_file(self.path / "run.json", f"{json.dumps(self._run, indent=1)}\n".encode())
+        write_file(self.path / run_json.FILE_NAME, f"{json.dumps(self._run, indent=1)}\n".encode())
 
     def noted(self, name: str, default: Any) -> Any:
         """An entry of run.json, of this process or of one before it."""
         return self._run.get(name, default)
 
     def restore(self, state: TrainingState) -> None:
-        """Restores the last checkpoint, if there is one, and drops what was logged after it."""
-        latest = tf.train.latest_checkpoint(self._shared / "checkpoints")
+        """Restores the last checkpoint, if there is one, and drops what was logged after it.
+
+        Raises:
+            InputError: the checkpoint or metrics.csv is damaged.
+        """
+        latest = _last_checkpoint(self._shared / "checkpoints")
         if latest:
             state.checkpoint().restore(latest).expect_partial()
-        rows = [row for row in self._rows() if int(row["step"]) <= state.step]
+        rows = [row for row in self._rows() if self._step(row) <= state.step]
         if rows:
             metrics_csv.write(self.path, rows)
         else:
             (self.path / metrics_csv.FILE_NAME).unlink(missing_ok=True)
         for events in self.logs.glob(f"*{_SUFFIX}*"):
-            if int(events.name.rpartition(_SUFFIX)[2]) > state.step:
+            step = events.name.rpartition(_SUFFIX)[2]
+            if step.isdecimal() and int(step) > state.step:
                 events.unlink()
         skipped = self._run.get("skipped_steps", [])
         self._run["skipped_steps"] = [entry for entry in skipped if entry["step"] <= state.step]
@@ -174,30 +177,43 @@ class RunFolder:
                 tf.summary.histogram(name, variable)
         writer.close()
 
-    def _compare_with_former(self) -> None:
-        path = self._shared / "run.json"
-        if not path.is_file():
-            return
-        try:
-            former = json.loads(path.read_text("utf-8"))
-            settings = former["settings"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: expected the run.json of a training run") from error
-        mine = self._run["settings"]
-        differing = sorted(
-            key for key in mine.keys() | settings.keys() if mine.get(key) != settings.get(key)
-        )
-        if differing:
-            key = differing[0]
-            raise InputError(
-                f"{self._shared}: holds a run with {key}={settings.get(key)}, found {key}="
-                f"{mine.get(key)}; give the same flags to resume it, or another --output_dir"
-            )
-        self._run = former
-
     def _rows(self) -> list[dict[str, str]]:
         there = (self.path / metrics_csv.FILE_NAME).is_file()
         return metrics_csv.read(self.path) if there else []
+
+    def _step(self, row: Mapping[str, str]) -> int:
+        try:
+            return int(row["step"])
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"{self.path / metrics_csv.FILE_NAME}: expected rows with a step, as a training "
+                f"run writes them, found {row}"
+            ) from error
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Holds a folder by a file in it until that closes, as it does at any death."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise InputError(f"{path}: another run is writing there") from error
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint of a folder, looked through lest a damaged one is restored by half."""
+    try:
+        found = tf.train.get_checkpoint_state(str(folder))
+        if not found:
+            return None
+        reader = tf.train.load_checkpoint(found.model_checkpoint_path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except (tf.errors.OpError, ValueError, IndexError) as error:
+        raise InputError(
+            f"{folder}: expected the last checkpoint of the run, found it damaged or incomplete; "
+            "without that folder the run starts anew"
+        ) from error
+    return found.model_checkpoint_path
 
 
 def _drop_unfinished(folder: Path, step: int) -> None:
