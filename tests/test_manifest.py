@@ -10,13 +10,15 @@ from helpers import case_entry, make_manifest
 
 from tl3d_keras import distribution, manifest
 from tl3d_keras.errors import InputError
-from tl3d_keras.manifest import CaseEntry, ShardEntry, StructureStatistics
+from tl3d_keras.manifest import CaseEntry, Proposal, ShardEntry, StructureStatistics
 
 COVERAGE = {
     "annotated": {"slices": 2, "voxels": 8},
     "liver": {"slices": 1, "voxels": 3},
     "spleen": {"slices": 0, "voxels": 0},
 }
+
+PROPOSAL = Proposal((1.0, 1.0, 1.0), None, (8, 8, 8), [])
 
 
 def case(name: str, shard: int, annotated: list[str]) -> CaseEntry:
@@ -174,6 +176,23 @@ def test_another_schema(folder, text, found):
         ({"cases": [asdict(case("a", 0, []))] * 2}, "expected cases of different names"),
         ({"spacing": [1.0, 0.0, 1.0]}, "expected a positive spacing"),
         ({"cases": [asdict(case("a", -1, []))]}, "case a names a shard that is not listed"),
+        ({"cases": []}, "expected cases, found none"),
+        (
+            {"proposal": asdict(PROPOSAL) | {"patch_size": [8, 8]}},
+            r"expected a proposed patch size z, y, x, found \(8, 8\)",
+        ),
+        (
+            {"proposal": asdict(PROPOSAL) | {"patch_size": [8, 0, 8]}},
+            r"expected a proposed patch size z, y, x, found \(8, 0, 8\)",
+        ),
+        (
+            {"proposal": asdict(PROPOSAL) | {"window": [[0, 1], [0, 1]]}},
+            "expected a proposed window low < high of 1 channels, found ",
+        ),
+        (
+            {"proposal": asdict(PROPOSAL) | {"window": [[1, 1]]}},
+            "expected a proposed window low < high of 1 channels, found ",
+        ),
     ],
 )
 def test_malformed(folder, changes, message):

@@ -41,8 +41,24 @@ def check(manifest: "Manifest", path: Path) -> None:
             raise InputError(f"{path}: expected {what}s of different names, found {wrong or names}")
     if len(manifest.spacing) != 3 or not all(0 < s < math.inf for s in manifest.spacing):
         raise InputError(f"{path}: expected a positive spacing z, y, x, found {manifest.spacing}")
+    _check_proposal(manifest, path)
+    if not manifest.cases:
+        raise InputError(f"{path}: expected cases, found none")
     for case in manifest.cases:
         _check_case(case, manifest, path)
+
+
+def _check_proposal(manifest: "Manifest", path: Path) -> None:
+    size, window = manifest.proposal.patch_size, manifest.proposal.window
+    if len(size) != 3 or min(size) < 1:
+        raise InputError(f"{path}: expected a proposed patch size z, y, x, found {size}")
+    channels = len(manifest.channels)
+    if window is not None and not (
+        len(window) == channels and all(low < high for low, high in window)
+    ):
+        raise InputError(
+            f"{path}: expected a proposed window low < high of {channels} channels, found {window}"
+        )
 
 
 def _check_case(case: "CaseEntry", manifest: "Manifest", path: Path) -> None:
