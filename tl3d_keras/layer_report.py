@@ -4,39 +4,45 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tl3d_keras import transfer, weight_surgery
 from tl3d_keras.adapters import trained_parameters
-from tl3d_keras.stages import Stage
+from tl3d_keras.stages import Stage, frozen_layers
+from tl3d_keras.transfer import LayerRow
 from tl3d_keras.unet3d import UNet3D
 
 
 def say(
     network: UNet3D,
-    table: Sequence[transfer.LayerRow],
     origins: Mapping[str, str],
     stages: Sequence[Stage],
-    frozen: Sequence[Sequence[str]],
     adapter_rank: int,
     tell: Callable[[str], None],
-) -> None:
+) -> list[LayerRow]:
     """Tells of each layer where its weights are from, and what of it each stage trains.
 
     Args:
         network: to be trained.
-        table: of its layers.
         origins: as `transfer.transfer_model` gives them.
         stages: of the run.
-        frozen: layers that a stage keeps, stage by stage.
         adapter_rank: 0: no adapters.
         tell: is given the lines.
+
+    Returns:
+        The table of the layers, frozen as in the first stage.
+
+    Raises:
+        InputError: a stage names a layer that is not there, or trains none.
     """
+    frozen = [frozen_layers(network, stage) for stage in stages]
+    table = transfer.layer_table(network, origins, frozen[0])
     trained = [_trained(network, names, adapter_rank) for names in frozen]
     _say_table(table, list(zip(stages, trained, strict=True)), tell)
     unused = weight_surgery.unused_layers(origins)
     if unused:
         tell(f"not taken from the base: {', '.join(unused)}")
+    return table
 
 
 def _say_table(
-    table: Sequence[transfer.LayerRow],
+    table: Sequence[LayerRow],
     stages: Sequence[tuple[Stage, Mapping[str, int]]],
     say: Callable[[str], None],
 ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -66,24 +67,19 @@ def train(
         RuntimeError: weights that were to stay frozen have changed.
     """
     plan = optimizer or OptimizerPlan()
-    with strategy.scope():
-        logits = deep_supervision.with_heads(network) if supervise_levels else network.logits
-        average = MovingAverage(named_weights(logits), plan.ema) if plan.ema else None
-        guard = Guard()
-        # Of the weights that the caller gave, whatever a checkpoint will put in their place.
-        adapters = Adapters(network.layers, plan.adapter_rank) if plan.adapter_rank else None
-    rates = match_rates(network, plan.layer_rates)
-    update = WeightUpdate(plan.clip_norm, rates, average, adapters)
-    held = [set(frozen_layers(network, stage)) for stage in stages]
-    always = sorted(set.intersection(*held))
+    trained = _make(network, plan, supervise_levels, strategy)
+    state = trained.state
+    always = _always_frozen(network, stages)
     untrained = frozen_weights.hashes(network, always)
-    more = guard.state | (adapters.state if adapters else {})
-    state = TrainingState(logits, average, more)
     folder.restore(state)
     watching = watching or Watching()
     watching.progress.start(sum(s.steps for s in stages), state.step)
     waiting = InputWait()
-    watchers = [waiting, *_watchers(guard, state, batches, folder, watching)]
+    watchers = [waiting, *_watchers(trained.guard, state, batches, folder, watching)]
+
+    def watched(first: int) -> tf.data.Dataset:
+        return waiting.watch(batches(first), strategy)
+
     end = 0
     for stage in stages:
         start, end = end, end + stage.steps
@@ -91,34 +87,15 @@ def train(
             continue
         frozen = freeze(network, frozen_layers(network, stage))
         with strategy.scope():
-            trainer = MaskedTrainer(network, loss, logits, update, guard, checkpointing)
-            rule = make_optimizer(
-                plan, stage.learning_rate, stage.steps, network.get_config()["dtype"]
-            )
-            trainer.compile(optimizer=rule, jit_compile=False)
-            build(rule, update.trained(logits))
-            state.attach(rule)
+            trainer = _compiled(network, trained, loss, plan, stage, checkpointing)
         if state.step > start:
             folder.restore(state)
         kept = FrozenWeights(network, frozen, folder, state, stage.name, start)
         keeper = Keeper(folder, state, stage.name, validate, structures, watching, waiting)
-        while state.step < end:
-            # The last epoch of a stage may be a short one.
-            length = min(steps_per_epoch, end - state.step)
-            epochs = (end - state.step) // length
-            trainer.fit(
-                waiting.watch(batches(state.step), strategy),
-                epochs=epochs,
-                steps_per_epoch=length,
-                shuffle=False,
-                callbacks=[*watchers, kept, keeper],
-                verbose=0,
-            )
+        _fit(trainer, watched, state, end, steps_per_epoch, [*watchers, kept, keeper])
         if kept.summary:
             watching.progress.say(kept.summary)
-    if waiting.of_all is not None:
-        folder.note(input_wait=round(waiting.of_all, 5))
-        watching.progress.say(f"waiting for data took {waiting.of_all:.2%} of the steps' time")
+    _note_wait(waiting, folder, watching)
     freeze(network, ())
     if state.best_step:
         state.recall_best()
@@ -127,6 +104,75 @@ def train(
     # Of averaged weights too.
     frozen_weights.check_equal(untrained, frozen_weights.hashes(network, always))
     return state
+
+
+class _Trained(NamedTuple):
+    """What is trained, how a step changes it, and all that a resumed run needs of both."""
+
+    logits: tf.keras.Model
+    update: WeightUpdate
+    guard: Guard
+    state: TrainingState
+
+
+def _make(
+    network: UNet3D, plan: OptimizerPlan, supervise_levels: bool, strategy: tf.distribute.Strategy
+) -> _Trained:
+    with strategy.scope():
+        logits = deep_supervision.with_heads(network) if supervise_levels else network.logits
+        average = MovingAverage(named_weights(logits), plan.ema) if plan.ema else None
+        guard = Guard()
+        # Of the weights that the caller gave, whatever a checkpoint will put in their place.
+        adapters = Adapters(network.layers, plan.adapter_rank) if plan.adapter_rank else None
+    rates = match_rates(network, plan.layer_rates)
+    update = WeightUpdate(plan.clip_norm, rates, average, adapters)
+    more = guard.state | (adapters.state if adapters else {})
+    return _Trained(logits, update, guard, TrainingState(logits, average, more))
+
+
+def _compiled(
+    network: UNet3D,
+    trained: _Trained,
+    loss: losses.MaskedLoss,
+    plan: OptimizerPlan,
+    stage: Stage,
+    checkpointing: bool,
+) -> MaskedTrainer:
+    """The trainer of a stage, whose optimizer becomes part of the state; call it in the scope."""
+    logits, update, guard, state = trained
+    trainer = MaskedTrainer(network, loss, logits, update, guard, checkpointing)
+    rule = make_optimizer(plan, stage.learning_rate, stage.steps, network.get_config()["dtype"])
+    trainer.compile(optimizer=rule, jit_compile=False)
+    build(rule, update.trained(logits))
+    state.attach(rule)
+    return trainer
+
+
+def _always_frozen(network: UNet3D, stages: Sequence[Stage]) -> list[str]:
+    """The layers that no stage trains."""
+    return sorted(set.intersection(*(set(frozen_layers(network, stage)) for stage in stages)))
+
+
+def _fit(
+    trainer: MaskedTrainer,
+    batches: Callable[[int], tf.data.Dataset],
+    state: TrainingState,
+    end: int,
+    steps_per_epoch: int,
+    callbacks: Sequence[tf.keras.callbacks.Callback],
+) -> None:
+    """Trains up to step `end` of the run; the callbacks, of which one counts, see every epoch."""
+    while state.step < end:
+        # The last epoch of a stage may be a short one.
+        length = min(steps_per_epoch, end - state.step)
+        trainer.fit(
+            batches(state.step),
+            epochs=(end - state.step) // length,
+            steps_per_epoch=length,
+            shuffle=False,
+            callbacks=[*callbacks],
+            verbose=0,
+        )
 
 
 def _watchers(
@@ -143,6 +189,12 @@ def _watchers(
     if watching.profile:
         callbacks.append(Profiler(str(folder.logs), *watching.profile, state))
     return callbacks
+
+
+def _note_wait(waiting: InputWait, folder: RunFolder, watching: Watching) -> None:
+    if waiting.of_all is not None:
+        folder.note(input_wait=round(waiting.of_all, 5))
+        watching.progress.say(f"waiting for data took {waiting.of_all:.2%} of the steps' time")
 
 
 def _tell_skipped(folder: RunFolder, watching: Watching, step: int, cases: Sequence[str]) -> None:

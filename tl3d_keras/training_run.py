@@ -24,7 +24,6 @@ from tl3d_keras import (
     run_report,
     run_settings,
     training,
-    transfer,
     validation,
 )
 from tl3d_keras import manifest as manifest_module
@@ -38,7 +37,7 @@ from tl3d_keras.layers_by_name import match_rates
 from tl3d_keras.manifest import CaseEntry, Manifest
 from tl3d_keras.run_folder import RunFolder
 from tl3d_keras.run_settings import RunSettings
-from tl3d_keras.stages import frozen_layers
+from tl3d_keras.training_state import TrainingState
 from tl3d_keras.unet3d import UNet3D
 
 
@@ -103,7 +102,7 @@ def run(
 
 
 def _tell_nobody(line: str) -> None:
-    """Takes the lines of a worker that repeats what another does."""
+    """Takes lines that are for nobody, as of a worker that repeats what another does."""
 
 
 class _Data(NamedTuple):
@@ -124,23 +123,16 @@ def _train(
     watching: Watching,
 ) -> None:
     say, manifest = watching.progress.say, data.manifest
-    replicas = strategy.num_replicas_in_sync
-    if settings.batch_size % replicas:
-        raise InputError(
-            f"expected --batch_size to be a multiple of the {replicas} devices, "
-            f"found {settings.batch_size}"
-        )
+    replicas = _checked_replicas(settings, strategy)
     stages = run_settings.make_stages(settings)
     plan = run_settings.optimizer_plan(settings)
     precision = devices.choose_precision(settings.precision)
     with strategy.scope():
         network, origins = run_parts.make_network(settings, manifest, base, precision)
     # Before anything is trained, so that no wrong name ends a run halfway.
-    frozen = [frozen_layers(network, stage) for stage in stages]
+    tell = say if base else _tell_nobody
+    table = layer_report.say(network, origins, stages, plan.adapter_rank, tell)
     match_rates(network, settings.layer_rates)
-    table = transfer.layer_table(network, origins, frozen[0])
-    if base:
-        layer_report.say(network, table, origins, stages, frozen, plan.adapter_rank, say)
     normalisation = run_parts.choose_intensity(settings, manifest, base)
     patches = run_parts.patch_settings(settings, manifest, network, base, normalisation)
     setup = memory_model.Setup(
@@ -184,13 +176,30 @@ def _train(
         say(f"model before it went wrong: {save({})}")
         run_report.write(folder.path)
         raise
+    metrics = _metrics(state, say)
+    model = save(metrics)
+    folder.note(done=True, **metrics)
+    say(f"model: {model}")
+
+
+def _checked_replicas(settings: RunSettings, strategy: tf.distribute.Strategy) -> int:
+    """How many devices share a batch; an `InputError` unless they can share it evenly."""
+    replicas = strategy.num_replicas_in_sync
+    if settings.batch_size % replicas:
+        raise InputError(
+            f"expected --batch_size to be a multiple of the {replicas} devices, "
+            f"found {settings.batch_size}"
+        )
+    return replicas
+
+
+def _metrics(state: TrainingState, say: Callable[[str], None]) -> dict[str, float]:
+    """What the model's artifact and run.json say of it."""
     metrics: dict[str, float] = {"best_step": state.best_step or state.step}
     if state.best_step:
         metrics["validation_dice"] = round(state.best_dice, 4)
         say(f"best validation Dice {state.best_dice:.4f} at step {state.best_step}")
-    model = save(metrics)
-    folder.note(done=True, **metrics)
-    say(f"model: {model}")
+    return metrics
 
 
 def _say_setup(

@@ -104,7 +104,7 @@ def transfer_model(
 
 
 def layer_table(
-    network: tf.keras.Model, origins: dict[str, str], frozen: Sequence[str]
+    network: tf.keras.Model, origins: Mapping[str, str], frozen: Sequence[str]
 ) -> list[LayerRow]:
     """One row a layer with weights, in the network's order."""
     return [
