@@ -35,7 +35,7 @@ def start(models: ServedModels, host: str, port: int) -> tuple[ThreadingHTTPServ
         InputError: the port is taken.
     """
     try:
-        server = _Server((host, port), _handler(models))
+        server = _Server((host, port), models)
     except OSError as error:
         raise InputError(f"{host}:{port}: cannot listen there: {error.strerror}") from error
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -46,85 +46,87 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
+    def __init__(self, address: tuple[str, int], models: ServedModels) -> None:
+        self.models = models
+        super().__init__(address, _Handler)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no event."""
 
 
-def _handler(models: ServedModels) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        # Of a client that says nothing more, in seconds.
-        timeout = 60
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    # Of a client that says nothing more, in seconds.
+    timeout = 60
 
-        def do_GET(self) -> None:  # noqa: N802
-            self._answer(lambda: _get(models, self.path))
+    def do_GET(self) -> None:  # noqa: N802
+        self._answer(lambda: _get(self.server.models, self.path))
 
-        def do_POST(self) -> None:  # noqa: N802
-            body = self._body()
-            if body is not None:
-                self._answer(lambda: _post(models, self.path, body))
+    def do_POST(self) -> None:  # noqa: N802
+        body = self._body()
+        if body is not None:
+            self._answer(lambda: _post(self.server.models, self.path, body))
 
-        def _body(self) -> bytes | None:
-            length = self.headers.get("Content-Length", "")
-            if not length.isdecimal():
-                self.send_error(411, "expected a Content-Length")
+    def _body(self) -> bytes | None:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            self.send_error(411, "expected a Content-Length")
+            return None
+        size, most = int(length), self.server.models.max_bytes
+        if size > most:
+            self.send_error(413, f"expected at most {most} bytes, found {size}")
+            self._discard(size)
+            return None
+        # In pieces: a length that is only claimed takes no memory.
+        body = bytearray()
+        while len(body) < size:
+            piece = self.rfile.read(min(_CHUNK, size - len(body)))
+            if not piece:
+                self.send_error(400, f"expected {size} bytes, found {len(body)}")
                 return None
-            size = int(length)
-            if size > models.max_bytes:
-                self.send_error(413, f"expected at most {models.max_bytes} bytes, found {size}")
-                self._discard(size)
-                return None
-            # In pieces: a length that is only claimed takes no memory.
-            body = bytearray()
-            while len(body) < size:
-                piece = self.rfile.read(min(_CHUNK, size - len(body)))
-                if not piece:
-                    self.send_error(400, f"expected {size} bytes, found {len(body)}")
-                    return None
-                body += piece
-            return bytes(body)
+            body += piece
+        return bytes(body)
 
-        def _discard(self, size: int) -> None:
-            """Reads on for a while: a client that still sends would not see the answer."""
-            end = time.monotonic() + _LINGER
-            self.connection.settimeout(_LINGER)
-            while size > 0 and time.monotonic() < end:
-                piece = self.rfile.read(min(_CHUNK, size))
-                if not piece:
-                    break
-                size -= len(piece)
+    def _discard(self, size: int) -> None:
+        """Reads on for a while: a client that still sends would not see the answer."""
+        end = time.monotonic() + _LINGER
+        self.connection.settimeout(_LINGER)
+        while size > 0 and time.monotonic() < end:
+            piece = self.rfile.read(min(_CHUNK, size))
+            if not piece:
+                break
+            size -= len(piece)
 
-        def _answer(self, work: Callable[[], Any]) -> None:
-            try:
-                status, content = 200, work()
-            except StatusError as error:
-                status, content = http_status(error.code), {"error": error.details}
-            except MemoryError:
-                status, content = 429, {"error": "not enough memory for the request"}
-            except Exception:
-                logging.exception("A request failed.")
-                status, content = 500, {"error": "the server failed; its log has the reason"}
-            self._send(status, content)
+    def _answer(self, work: Callable[[], Any]) -> None:
+        try:
+            status, content = 200, work()
+        except StatusError as error:
+            status, content = http_status(error.code), {"error": error.details}
+        except MemoryError:
+            status, content = 429, {"error": "not enough memory for the request"}
+        except Exception:
+            logging.exception("A request failed.")
+            status, content = 500, {"error": "the server failed; its log has the reason"}
+        self._send(status, content)
 
-        def send_error(self, code: int, message: Any = None, explain: Any = None) -> None:
-            """Answers as the API does, and closes: the body may be unread."""
-            self.close_connection = True
-            self._send(code, {"error": message or self.responses.get(code, ("",))[0]})
+    def send_error(self, code: int, message: Any = None, explain: Any = None) -> None:
+        """Answers as the API does, and closes: the body may be unread."""
+        self.close_connection = True
+        self._send(code, {"error": message or self.responses.get(code, ("",))[0]})
 
-        def _send(self, status: int, content: Any) -> None:
-            body = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            if self.close_connection:
-                self.send_header("Connection", "close")
-            self.end_headers()
-            self.wfile.write(body)
+    def _send(self, status: int, content: Any) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Requests are not logged."""
-
-    return Handler
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are not logged."""
 
 
 def _get(models: ServedModels, path: str) -> Any:
