@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl3d_keras import artifact, inference, resampling, serving_graph
+from tl3d_keras import artifact, graph_checks, inference, resampling
 from tl3d_keras.graph_oblique import ObliqueGrid
 from tl3d_keras.intensity import Intensity
 from tl3d_keras.volumes import Volume
@@ -82,4 +82,4 @@ def test_labels_are_those_of_the_command(served, direction, rng):
 )
 def test_a_direction_that_is_none(direction, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        serving_graph._checked_direction(tf.constant(direction, tf.float32))
+        graph_checks.checked_direction(tf.constant(direction, tf.float32))
