@@ -9,19 +9,25 @@ out; the command then ends with 2. --report=PAGE.html shows all that was found.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from data_tools import scan_jobs
+from data_tools import flag_values, scan_jobs
 from data_tools.command import USER_ERROR, load_tensorflow, run
 from data_tools.scan_jobs import Job
 from data_tools.scan_pipeline import Segmented, segment_all
 from tl3d_keras import html_page, volume_io
 from tl3d_keras.errors import InputError
 from tl3d_keras.volumes import Volume
+
+if TYPE_CHECKING:
+    from data_tools.scan_report import ScanReport
+    from tl3d_keras.artifact import Artifact, ModelInfo
+    from tl3d_keras.inference import Segmenter
 
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string("model", None, "Model folder.", required=True, flag_values=FLAGS)
@@ -109,69 +115,25 @@ def main() -> None:
         html_page.check_path(_REPORT.value)
     elif _REFERENCE.value:
         raise InputError("--reference: expected --report=FILE.html with it, found none")
-    unknown = set(_MIRROR_AXES.value) - set("zyx")
-    if unknown:
-        raise InputError(f"--mirror_axes: expected axes of z,y,x, found {min(unknown)!r}")
+    mirrors = flag_values.axes("mirror_axes", _MIRROR_AXES.value)
     load_tensorflow()
-    from tl3d_keras import artifact, devices, inference, scan_check
+    from tl3d_keras import artifact, devices
 
     model = artifact.load(_MODEL.value, dtype=devices.choose_precision(_PRECISION.value))
-    memory = _MEMORY_GIB.value * 2**30 if _MEMORY_GIB.value else None
-    mirrors = sorted({"zyx".index(axis) for axis in _MIRROR_AXES.value})
-    _warn_of_mirrors(mirrors, model.info.provenance)
-    segmenter = inference.Segmenter(
-        model.network,
-        model.info.intensity,
-        memory,
-        model.info.patch_size,
-        _OVERLAP.value,
-        mirrors,
-        _SKIP_AIR.value,
-    )
-    channels = len(model.info.channels)
+    info, channels = model.info, len(model.info.channels)
+    _warn_of_mirrors(mirrors, info.provenance)
+    segmenter = _segmenter(model, mirrors)
     is_folder = jobs[0].output != Path(_OUTPUT.value)
     jobs = scan_jobs.group_channels(jobs, channels)
-    report = None
-    if _REPORT.value:
-        from data_tools.scan_report import ScanReport
-
-        report = ScanReport(
-            _REPORT.value,
-            artifact.latest(_MODEL.value),
-            model.info,
-            _REFERENCE.value,
-            len(jobs),
-        )
+    report = _report(_REPORT.value, info, len(jobs)) if _REPORT.value else None
     if skipped:
         print(f"warning: {scan_jobs.skipped_line(skipped)}", file=sys.stderr)
 
     def read(job: Job) -> Volume:
         return volume_io.read_channels(job.files, channels, _SERIES.value, _CHANNEL.value)
 
-    def segment(job: Job, volume: Volume) -> Segmented:
-        doubts = scan_check.check(volume, model.info, job.files[0], _ANY_MODALITY.value)
-        for doubt in doubts:
-            print(f"warning: {doubt}", file=sys.stderr)
-        try:
-            labels = inference.segment(volume, segmenter, model.info.spacing)
-        except InputError as error:
-            raise InputError(f"{job.files[0]}: {error}") from error
-        return Segmented(volume, labels, doubts)
-
-    failed = 0
-    for job, found in segment_all(jobs, read, segment, _MEMORY_GIB.value):
-        try:
-            if isinstance(found, InputError):
-                raise found
-            print(f"{job.files[0]} -> {job.output}", flush=True)
-            if report:
-                report.add(job, *found)
-        except InputError as error:
-            # The others of a folder do not suffer for one.
-            print(f"error: {error}", file=sys.stderr)
-            failed += 1
-            if report:
-                report.add_failure(job, error)
+    segment = partial(_segment, info, segmenter)
+    failed = _tell(segment_all(jobs, read, segment, _MEMORY_GIB.value), report)
     if report:
         print(f"report: {report.write()}")
     if is_folder:
@@ -182,6 +144,59 @@ def main() -> None:
     if failed:
         print(f"error: {failed} of {len(jobs)} scans failed", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def _segmenter(model: "Artifact", mirrors: Sequence[int]) -> "Segmenter":
+    from tl3d_keras.inference import Segmenter
+
+    return Segmenter(
+        model.network,
+        model.info.intensity,
+        _MEMORY_GIB.value * 2**30 if _MEMORY_GIB.value else None,
+        model.info.patch_size,
+        _OVERLAP.value,
+        mirrors,
+        _SKIP_AIR.value,
+    )
+
+
+def _report(path: str, info: "ModelInfo", scans: int) -> "ScanReport":
+    from data_tools.scan_report import ScanReport
+    from tl3d_keras import artifact
+
+    return ScanReport(path, artifact.latest(_MODEL.value), info, _REFERENCE.value, scans)
+
+
+def _segment(info: "ModelInfo", segmenter: "Segmenter", job: Job, volume: Volume) -> Segmented:
+    from tl3d_keras import inference, scan_check
+
+    doubts = scan_check.check(volume, info, job.files[0], _ANY_MODALITY.value)
+    for doubt in doubts:
+        print(f"warning: {doubt}", file=sys.stderr)
+    try:
+        labels = inference.segment(volume, segmenter, info.spacing)
+    except InputError as error:
+        raise InputError(f"{job.files[0]}: {error}") from error
+    return Segmented(volume, labels, doubts)
+
+
+def _tell(found: Iterable[tuple[Job, Segmented | InputError]], report: "ScanReport | None") -> int:
+    """Tells of each scan, on the page too, and gives the number of those that failed."""
+    failed = 0
+    for job, result in found:
+        try:
+            if isinstance(result, InputError):
+                raise result
+            print(f"{job.files[0]} -> {job.output}", flush=True)
+            if report:
+                report.add(job, *result)
+        except InputError as error:
+            # The others of a folder do not suffer for one.
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            if report:
+                report.add_failure(job, error)
+    return failed
 
 
 def _warn_of_mirrors(axes: Sequence[int], provenance: Mapping[str, Any]) -> None:
