@@ -52,6 +52,10 @@ def test_rest_statuses(ports, path, content, expected):
         (b"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: 2147483648\r\n\r\n{", b" 413 "),
         (b"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: 4000000\r\n\r\n{", b" 400 "),
         (b"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b" 411 "),
+        (
+            b"POST /v1/models/m:predict HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+            b" 411 ",
+        ),
         (b"POST /v1/models/m:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b" 411 "),
         (b"DELETE /v1/models/m HTTP/1.1\r\n\r\n", b" 501 "),
         (b"\x00\x01\x02\r\n\r\n", b"Bad request"),

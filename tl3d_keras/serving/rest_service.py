@@ -70,7 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes | None:
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
+        # Python makes no number of thousands of digits.
+        if not re.fullmatch(r"\d{1,18}", length):
             self.send_error(411, "expected a Content-Length")
             return None
         size, most = int(length), self.server.models.max_bytes
