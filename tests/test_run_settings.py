@@ -8,6 +8,7 @@ from runs import settings
 
 from tl3d_keras import (
     manifest,
+    run_parts,
     run_settings,
     training_run,
 )
@@ -39,6 +40,7 @@ def test_cases_are_split(records, changes, train, validation):
             {"mode": "other"},
             "expected a mode of scratch, transfer, finetune, adapter, found 'other'",
         ),
+        ({"architecture": {"depth": 3}}, "expected architecture of filters, .* found depth"),
         ({"freeze": ("head",)}, "--freeze: expected no layers with --mode=scratch"),
         ({"stages": ("head:1", "all")}, "--stages: expected no layers with --mode=scratch"),
         ({"base": "b", "mode": "transfer", "stages": ("head:9", "all")}, r"--stages: .* 9 \+ -1"),
@@ -104,3 +106,10 @@ def test_flipping_one_side_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match="expected no flip along x, or .* found 'left_kidney'"):
         training_run.run(settings(records, flip_axes=(0, 2)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_architecture_holds_without_a_base_too(records):
+    chosen = settings(records, filters=4, architecture={"levels": 3, "normalization": "group"})
+    network, _ = run_parts.make_network(chosen, manifest.load(records), None, "float32")
+    config = network.get_config()
+    assert (config["filters"], config["levels"], config["normalization"]) == (4, 3, "group")

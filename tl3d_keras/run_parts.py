@@ -47,17 +47,14 @@ def make_network(
             (base.info.channels, manifest.channels) if base.info else None,
             settings.architecture,
         )
+    config = (
+        base.network.get_config()
+        if base
+        else {k: getattr(settings, k) for k in transfer.ARCHITECTURE}
+    )
     network = UNet3D(
-        **(
-            base.network.get_config() | dict(settings.architecture)
-            if base
-            else {
-                "filters": settings.filters,
-                "levels": settings.levels,
-                "padding": settings.padding,
-                "normalization": settings.normalization,
-            }
-        )
+        **config
+        | dict(settings.architecture)
         | {
             "num_classes": classes,
             "input_channels": channels,

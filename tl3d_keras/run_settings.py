@@ -26,7 +26,8 @@ class RunSettings:
             join after `head_steps`, at `fine_rate` times the rate) or "adapter" (all weights, but
             of 3x3x3 kernels only low-rank updates, see `adapters`).
         base: what to start from, see `base_file.load`; its architecture also serves scratch.
-        architecture: `filters`, `levels`, `padding`, `normalization` where they are not the base's.
+        architecture: `filters`, `levels`, `padding`, `normalization` where they are not the base's
+            or, without one, those below.
         head: see `transfer.transfer_model`.
         input_channels_by: one of `weight_surgery.CHANNELS_BY`.
         freeze: layers by name, see `layers_by_name.matching`; finetune freezes the whole trunk if
@@ -170,6 +171,7 @@ def check(settings: RunSettings, manifest: Manifest) -> None:
         raise InputError(f"expected a mode of {', '.join(transfer.MODES)}, found {settings.mode!r}")
     if settings.mode != "scratch" and not settings.base:
         raise InputError(f"--mode={settings.mode}: expected --base, a model folder, found none")
+    transfer.check_architecture(settings.architecture)
     _check_numbers(settings)
     _check_stages(settings)
     if settings.class_weights not in CLASS_WEIGHTS:

@@ -71,11 +71,7 @@ def transfer_model(
         )
     if isinstance(structures, str) or not structures:
         raise InputError(f"expected a list of names as structures, found {structures!r}")
-    unknown = sorted(set(architecture or ()) - set(ARCHITECTURE))
-    if unknown:
-        raise InputError(
-            f"expected architecture of {', '.join(ARCHITECTURE)}, found {', '.join(unknown)}"
-        )
+    check_architecture(architecture or {})
     if head not in HEADS:
         raise InputError(f"expected a head of {', '.join(HEADS)}, found {head!r}")
     config = base.get_config()
@@ -117,3 +113,12 @@ def layer_table(
         for layer in network.layers
         if layer.weights
     ]
+
+
+def check_architecture(architecture: Mapping[str, Any]) -> None:
+    """Raises an `InputError` for anything but `ARCHITECTURE`."""
+    unknown = sorted(set(architecture) - set(ARCHITECTURE))
+    if unknown:
+        raise InputError(
+            f"expected architecture of {', '.join(ARCHITECTURE)}, found {', '.join(unknown)}"
+        )
