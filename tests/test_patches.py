@@ -77,6 +77,27 @@ def test_draws_depend_on_the_seed_alone(rng):
     assert len(np.unique(in_graph, axis=0)) > 20
 
 
+def test_every_voxel_of_a_large_scan_can_be_drawn():
+    # Eight voxels to a step of float32; only the shape of the image counts here.
+    shape = (256, 512, 512)
+    none = tf.zeros([0], tf.int64)
+    runs = (tf.constant([0], tf.int64), tf.constant([2**26], tf.int64), tf.constant([1], tf.int64))
+    for labels in ((none, none, none), runs):
+        centres = draw(OpenCase(tf.zeros((*shape, 1), tf.uint8), *labels), 100)
+        flat = np.ravel_multi_index(tuple(centres.T), shape)
+        assert set(flat % 8) == set(range(8))
+        assert flat.min() < 2**23 and flat.max() > 7 * 2**23
+
+
+def test_a_case_of_usual_size_is_drawn_from_by_one_number(rng):
+    labels = sparse(rng)
+    labels[labels != IGNORE] = 0
+    annotated = np.argwhere(labels != IGNORE)
+    for number, centre in enumerate(draw(make_case(labels), 40)):
+        position = tf.random.stateless_uniform([3], [5, number]).numpy()[2]
+        np.testing.assert_array_equal(centre, annotated[int(position * len(annotated))])
+
+
 BOXES = [
     ((0, 0, 0), SHAPE),
     ((1, 4, 2), (3, 2, 5)),

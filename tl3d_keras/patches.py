@@ -1,5 +1,6 @@
 """Drawing patches from an open case: where, and what is there. TensorFlow ops alone."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -8,6 +9,8 @@ from tl3d_keras.annotation import IGNORE
 from tl3d_keras.records import intensities
 
 STRUCTURE_SHARE = 1 / 3
+# TensorFlow draws float32 as multiples of this.
+_COARSE = 2.0**-23
 
 
 class OpenCase(NamedTuple):
@@ -42,7 +45,7 @@ def draw_centre(case: OpenCase, seed: tf.Tensor) -> tf.Tensor:
         int64 [3], the voxel (z, y, x).
     """
     shape = tf.shape(case.words, tf.int64)[:3]
-    which, structure, position = tf.unstack(tf.random.stateless_uniform([3], seed))
+    which, structure, *position = tf.unstack(tf.random.stateless_uniform([4], seed))
 
     def of_structure() -> tuple[tf.Tensor, tf.Tensor]:
         present = tf.unique(tf.boolean_mask(case.value, case.value > 0)).y
@@ -61,17 +64,22 @@ def draw_centre(case: OpenCase, seed: tf.Tensor) -> tf.Tensor:
     return tf.stack([flat // (shape[1] * shape[2]), flat // shape[2] % shape[1], flat % shape[2]])
 
 
-def _voxel_of_runs(start: tf.Tensor, length: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-    """The flat index at the fraction `position` in [0, 1) of all voxels of the runs."""
+def _voxel_of_runs(
+    start: tf.Tensor, length: tf.Tensor, position: Sequence[tf.Tensor]
+) -> tf.Tensor:
+    """The flat index at the fraction `position`, as in `_scaled`, of all voxels of the runs."""
     ends = tf.cumsum(length)
     rank = _scaled(position, ends[-1])
     run = tf.searchsorted(ends, rank[tf.newaxis], side="right", out_type=tf.int64)[0]
     return start[run] + rank - (ends[run] - length[run])
 
 
-def _scaled(position: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    # In float64, for float32 has too few digits for the voxels of a scan.
-    rank = tf.cast(tf.cast(position, tf.float64) * tf.cast(count, tf.float64), tf.int64)
+def _scaled(position: Sequence[tf.Tensor], count: tf.Tensor) -> tf.Tensor:
+    """The rank below `count` at a fraction in [0, 1), drawn coarsely and finely."""
+    coarse, fine = (tf.cast(part, tf.float64) for part in position)
+    # One draw reaches no more voxels than this; fewer are chosen by it alone.
+    fine = tf.where(tf.cast(count, tf.float64) > 1 / _COARSE, fine * _COARSE, 0.0)
+    rank = tf.cast((coarse + fine) * tf.cast(count, tf.float64), tf.int64)
     return tf.minimum(rank, count - 1)
 
 
