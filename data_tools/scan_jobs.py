@@ -45,9 +45,7 @@ def find_jobs(inputs: Sequence[Path], output: Path) -> Found:
         InputError: an input that does not exist, two files of one name, or an output of the wrong
             kind or that cannot be written.
     """
-    for path in inputs:
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
+    _check_exist(inputs)
     beside = (
         sorted(p for p in inputs[0].iterdir() if not p.name.startswith("."))
         if len(inputs) == 1 and inputs[0].is_dir()
@@ -55,7 +53,7 @@ def find_jobs(inputs: Sequence[Path], output: Path) -> Found:
     )
     files = [p for p in beside if volume_io.has_known_suffix(p) and not p.is_dir()]
     if not files:
-        volume_io.check_writable(output)
+        check_scan(inputs, output)
         return Found([Job(volume_io.case_name(inputs[0]), tuple(inputs), output)], [])
     if volume_io.has_known_suffix(output) or output.is_file():
         raise InputError(
@@ -74,6 +72,26 @@ def find_jobs(inputs: Sequence[Path], output: Path) -> Found:
     skipped = [p for p in beside if p not in files and os.path.realpath(p) != own]
     jobs = [Job(volume_io.case_name(f), (f,), target) for target, f in outputs.items()]
     return Found(jobs, skipped)
+
+
+def check_scan(inputs: Sequence[Path], output: Path) -> None:
+    """Checks the files of one scan and the place of its labels before any work.
+
+    Raises:
+        InputError: an input that does not exist, or an output that is an input or that cannot be
+            written.
+    """
+    _check_exist(inputs)
+    volume_io.check_writable(output)
+    for path in inputs:
+        if output.exists() and output.samefile(path):
+            raise InputError(f"{output}: expected another file than that of --input")
+
+
+def _check_exist(inputs: Sequence[Path]) -> None:
+    for path in inputs:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
 
 
 def group_channels(jobs: Sequence[Job], num_channels: int) -> list[Job]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
+from data_tools import scan_jobs
 from data_tools.command import load_tensorflow, run
 from tl3d_keras import volume_io
 from tl3d_keras.errors import InputError
@@ -73,10 +74,7 @@ _WAIT = flags.DEFINE_float(
 def main() -> None:
     """Reads the flags, sends and writes."""
     output = Path(_OUTPUT.value)
-    if not volume_io.has_known_suffix(output):
-        raise InputError(
-            f"{output}: expected a file name that ends in one of {', '.join(volume_io.SUFFIXES)}"
-        )
+    scan_jobs.check_scan([Path(path) for path in _INPUT.value], output)
     if _VERSION.value is not None and _LABEL.value is not None:
         raise InputError("expected --version or --label, found both")
     spacing = _numbers(_SPACING.value)

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import grpc
 import helpers
@@ -354,7 +355,7 @@ def test_the_grid_that_is_sent(rng):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"output": "a.txt"}, "expected a file name that ends in"),
+        ({"output": "a.txt"}, "expected a name that ends in"),
         ({"version": 1, "label": "stable"}, "expected --version or --label, found both"),
         ({"spacing": "1,2"}, "expected three numbers of 0.01 to 100 mm for --spacing"),
         ({"spacing": "1,2,x"}, "expected three numbers"),
@@ -378,3 +379,29 @@ def test_flags_that_are_wrong(addresses, tmp_path, monkeypatch, command, flags, 
     with pytest.raises(InputError, match=message):
         command(client_command, **given | flags)
     assert not (tmp_path / "labels.nrrd").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"output": "folder.nrrd"}, "folder.nrrd: cannot write: expected a file, found a folder"),
+        ({"output": "file/labels.nrrd"}, "file/labels.nrrd: cannot write: Not a directory"),
+        ({"output": "labels.mhd"}, "labels.mhd: header and data in two files"),
+        ({"output": "scan.nrrd"}, "scan.nrrd: expected another file than that of --input"),
+        ({"output": "link.nrrd"}, "link.nrrd: expected another file than that of --input"),
+        ({"input": "missing.nii.gz"}, "missing.nii.gz: no such file or folder"),
+    ],
+)
+def test_what_cannot_be_written_or_read_is_said_before_the_server_is_asked(
+    tmp_path, monkeypatch, command, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    volume_io.write("scan.nrrd", VOLUME)
+    Path("folder.nrrd").mkdir()
+    Path("file").touch()
+    Path("link.nrrd").symlink_to("scan.nrrd")
+    # Nobody listens there.
+    given = {"server": "127.0.0.1:9", "wait": 0, "model": "liver", "input": "scan.nrrd"}
+    with pytest.raises(InputError, match=message):
+        command(client_command, **{**given, "output": "labels.nrrd", **flags})
+    assert volume_io.read("scan.nrrd").shape == VOLUME.shape

@@ -163,6 +163,7 @@ def test_one_bad_scan(tmp_path, run, name, make, message):
         ("labels.png", "expected a name that ends in one of .nii.gz"),
         ("labels.mhd", "header and data in two files cannot be replaced at once; use .mha"),
         ("folder.nii.gz", "cannot write: expected a file, found a folder"),
+        ("a.nrrd", "a.nrrd: expected another file than that of --input"),
         ("labels.nii.gz --report=page.txt", "page.txt: expected a file name that ends in .html"),
         ("labels.nii.gz --report={}/file/page.html", "page.html: cannot write: Not a directory"),
         ("labels.nii.gz --reference=x", "--reference: expected --report=FILE.html with it"),
