@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tl3d_keras import base_file, devices, keras_import, run_parts, unet3d_recognition
+from tl3d_keras import (
+    base_file,
+    devices,
+    keras_import,
+    published,
+    run_parts,
+    unet3d_recognition,
+)
 from tl3d_keras.errors import InputError
 from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.unet3d import named_weights
@@ -181,6 +188,12 @@ def test_damaged_files_are_told_in_one_line(kept):
         archive.writestr("metadata.json", '{"keras_version": "3.4.1"}')
     with pytest.raises(InputError, match="expected a model of Keras 2, found one of Keras 3.4.1"):
         keras_import.import_keras_model(kept / "new.keras")
+
+
+def test_a_file_that_is_not_there_is_told_as_such(tmp_path):
+    for read in (keras_import.import_keras_model, base_file.load, published.load):
+        with pytest.raises(InputError, match="none.h5: no such file or folder$"):
+            read(tmp_path / "none.h5")
 
 
 def test_weights_are_copied_not_drawn(kept):

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from data_tools.study import (
 )
 from data_tools.study.driver import StudyOptions
 from experiments import size_study
-from tl3d_keras import artifact, stored_case
+from tl3d_keras import artifact, published, stored_case
 from tl3d_keras import manifest as manifest_module
 from tl3d_keras.annotation import IGNORE
 from tl3d_keras.errors import InputError
@@ -150,6 +151,7 @@ def test_a_task_may_come_from_another_study_with_its_sizes(make_study, tmp_path)
         ({"settings": {"augmentation": "heavy"}}, "boxes, 1 case, scratch .*found 'heavy'"),
         ({"sizes": [5]}, "task boxes: expected sizes up to its 4 training cases, found 5"),
         ({"bases": {"b": "nowhere"}}, "nowhere"),
+        ({"bases": {"b": "nowhere.h5"}}, "nowhere.h5: .*no such file"),
     ],
 )
 def test_wrong_settings_stop_a_study_before_it_trains(
@@ -202,6 +204,28 @@ def test_scratch_is_trained_once_for_each_architecture(make_study, place, data):
     assert keys.count(("scratch", "small")) == keys.count(("scratch", "other")) == 1
     assert ("scratch", "twin") not in keys and ("finetune", "twin") in keys
     assert twins["boxes", "twin"] == "small" and twins["boxes", "other"] == "other"
+
+
+def test_a_base_may_be_the_authors_file_or_one_of_keras(place, make_study, tmp_path):
+    published.save(helpers.network(padding="valid"), helpers.WINDOW, tmp_path / "theirs.h5")
+    with tarfile.open(ROOT / "tests" / "keras2_models.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    study = make_study(
+        bases={name: str(tmp_path / name) for name in ("theirs.h5", "unet.keras")},
+        modes={"transfer": {}, "scratch": {}},
+        settings={"steps": 1, "patch_size": [20, 20, 20], "batch_size": 1, "precision": "float32"},
+    )
+    lines = []
+    driver.run(study, tmp_path / "out", StudyOptions(place, 0), lines.append)
+    assert "4 cells, 0 of them done" in lines
+    driver.run(study, tmp_path / "out", StudyOptions(place, 0), lines.append)
+    assert "4 cells, 4 of them done" in lines
+    # Other weights are another base.
+    other = helpers.network(1, padding="valid")
+    (tmp_path / "theirs.h5").unlink()
+    published.save(other, helpers.WINDOW, tmp_path / "theirs.h5")
+    driver.run(study, tmp_path / "out", StudyOptions(place, 0), lines.append)
+    assert "4 cells, 3 of them done" in lines
 
 
 def test_a_changed_study_changes_the_fingerprints_of_what_it_changes(make_study, place, data):

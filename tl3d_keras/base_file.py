@@ -34,11 +34,16 @@ def load(path: str | os.PathLike) -> Base:
     Raises:
         InputError: none of these, damaged, or of another architecture.
     """
+    if not is_keras_file(path):
+        return Base(*artifact.load(Path(path)))
+    if Path(path).is_file() and published.is_published(path):
+        return Base(*published.load(path))
+    model = keras_import.import_keras_model(path)
+    return Base(unet3d_recognition.as_unet3d(model, path), None)
+
+
+def is_keras_file(path: str | os.PathLike) -> bool:
+    """Whether a base is, by its name or its files, one that Keras has written and no artifact."""
     found = shipped.resolve(path)
-    if found.is_file() and published.is_published(found):
-        return Base(*published.load(found))
     is_keras = found.suffix in keras_files.SUFFIXES or (found / keras_files.METADATA_FILE).is_file()
-    if is_keras and not (found / artifact.CONFIG_FILE).is_file():
-        model = keras_import.import_keras_model(path)
-        return Base(unet3d_recognition.as_unet3d(model, path), None)
-    return Base(*artifact.load(Path(path)))
+    return is_keras and not (found / artifact.CONFIG_FILE).is_file()

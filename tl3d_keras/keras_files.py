@@ -51,6 +51,8 @@ def read(path: str | os.PathLike) -> StoredModel:
 @contextmanager
 def reading(path: str | os.PathLike) -> Iterator[None]:
     """Tells what goes wrong in the block as an `InputError` that names the file."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file or folder")
     try:
         yield
     except InputError:

@@ -64,9 +64,7 @@ def draw_centre(case: OpenCase, seed: tf.Tensor) -> tf.Tensor:
     return tf.stack([flat // (shape[1] * shape[2]), flat // shape[2] % shape[1], flat % shape[2]])
 
 
-def _voxel_of_runs(
-    start: tf.Tensor, length: tf.Tensor, position: Sequence[tf.Tensor]
-) -> tf.Tensor:
+def _voxel_of_runs(start: tf.Tensor, length: tf.Tensor, position: Sequence[tf.Tensor]) -> tf.Tensor:
     """The flat index at the fraction `position`, as in `_scaled`, of all voxels of the runs."""
     ends = tf.cumsum(length)
     rank = _scaled(position, ends[-1])

@@ -9,10 +9,11 @@ from typing import Any
 from data_tools.study.study_file import run_mode, sizes_of
 from data_tools.study.study_schema import Study, Task
 from data_tools.study.task_records import TaskData, ordered
-from tl3d_keras import artifact, json_file, manifest
+from tl3d_keras import artifact, base_file, json_file, manifest
 from tl3d_keras.errors import InputError
 from tl3d_keras.run_settings import RunSettings
 from tl3d_keras.study.outcome import DONE_FILE, CellKey
+from tl3d_keras.unet3d import named_weights
 
 # What two networks of one architecture may differ in, for it follows from the task or the run.
 _NOT_ARCHITECTURE = ("num_classes", "input_channels", "structures", "name", "dtype")
@@ -26,15 +27,15 @@ class Base:
         path: what `RunSettings.base` gets.
         content: checksum of its weights and their configuration.
         network: its configuration without what follows from the task.
-        intensity: its normalisation.
-        patch_size: (Z, Y, X) of its training patches.
+        intensity: its normalisation; empty: nobody knows.
+        patch_size: (Z, Y, X) of its training patches; None: nobody knows.
     """
 
     path: str
     content: str
     network: Mapping[str, Any]
     intensity: Mapping[str, Any]
-    patch_size: Sequence[int]
+    patch_size: Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,14 @@ class Cell:
 def read_base(path: str) -> Base:
     """What a study needs to know of a base.
 
+    Args:
+        path: whatever `base_file.load` takes.
+
     Raises:
         InputError: it is no model.
     """
+    if base_file.is_keras_file(path):
+        return _read_keras_base(path)
     folder = artifact.latest(path)
     content = artifact.inspect(folder)
     try:
@@ -77,6 +83,17 @@ def read_base(path: str) -> Base:
     # The index of the variables holds the checksum of each.
     checksum = manifest.crc32c(index + _canonical(parts))
     return Base(path, checksum, network, content["intensity"], content["patch_size"])
+
+
+def _read_keras_base(path: str) -> Base:
+    network, info = base_file.load(path)
+    config = {k: v for k, v in network.get_config().items() if k not in _NOT_ARCHITECTURE}
+    intensity = info.intensity.to_json() if info else {}
+    patch_size = info.patch_size if info else None
+    weights = [(name, variable.numpy()) for name, variable in named_weights(network).items()]
+    parts = _canonical([config, intensity, patch_size, network.structures])
+    checksum = manifest.crc32c(parts + b"".join(n.encode() + w.tobytes() for n, w in weights))
+    return Base(path, checksum, config, intensity, patch_size)
 
 
 def grid(

@@ -122,7 +122,7 @@ class Study:
         tasks: by name; in place of a task the file may name another study file, relative to its own
             folder, whose task of that name it takes with its sizes.
         modes: name -> settings of `RunSettings` over the task's; `mode` is the name by default.
-        bases: name -> model folder, or a base that ships; modes of scratch take its architecture.
+        bases: name -> what `base_file.load` takes; modes of scratch take its architecture.
         sizes: numbers of cases, pairs of cases and annotated slices a case, or `Size` objects.
         seeds: of weights, patches and the order of cases.
         settings: of `RunSettings`, for all cells.
