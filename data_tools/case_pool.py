@@ -2,13 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
 
 from data_tools.plan import PlannedCase
 from data_tools.prepare import PreparedCase, Settings, SkippedCase, prepare
+from data_tools.process_pool import SpawnedPool
 from tl3d_keras.errors import InputError
 
 # Measured peaks, rounded up: of this process with TensorFlow, of a worker with SimpleITK and SciPy,
@@ -49,7 +49,7 @@ def prepare_all(
         yield from map(work, cases)
         return
     budget -= WORKER_BYTES * workers
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with SpawnedPool(workers) as pool:
         pending: deque[tuple[int, Future]] = deque()
         try:
             for case, size in zip(cases, sizes, strict=True):

@@ -1,5 +1,6 @@
 """How every command starts: quiet TensorFlow, flag errors in one line, exit codes 0, 1 and 2."""
 
+import atexit
 import errno
 import math
 import os
@@ -133,6 +134,8 @@ def guarded(main: Callable[[], None]) -> None:
 
 def _stop() -> None:
     print("error: stopped by Ctrl-C", file=sys.stderr)
+    # A signal ends a process without them: temporary files and semaphores would stay.
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     # A shell ends its own loop only where the command died of the signal.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -12,10 +12,8 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from absl import flags
 
 from data_tools import flag_values
 from data_tools.command import run
+from data_tools.process_pool import SpawnedPool
 from tl3d_keras.errors import InputError
 from tl3d_keras.whole_folder import whole_folder
 
@@ -192,8 +191,7 @@ def _write_cases(folder: Path, num_cases: int, spec: PhantomSpec) -> Iterator[Wr
     if workers == 1 or num_cases * math.prod(spec.shape) < _MIN_VOXELS_FOR_POOL:
         yield from (write_case(folder, index, spec) for index in range(num_cases))
         return
-    # A forked child of a process that holds TensorFlow's threads may hang; a spawned one cannot.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with SpawnedPool(workers) as pool:
         yield from pool.map(write_case, [folder] * num_cases, range(num_cases), [spec] * num_cases)
 
 

@@ -135,9 +135,9 @@ def test_flags_are_refused_in_words_of_their_own(monkeypatch, capsys, arguments,
 
 def test_ctrl_c_is_one_line_and_ends_the_shells_loop():
     script = (
-        "import sys, time; sys.argv = ['x']\n"
+        "import atexit, sys, time; sys.argv = ['x']\n"
         "from absl import flags; from data_tools import command\n"
-        "def main(): print('ready', flush=True); time.sleep(60)\n"
+        "def main(): atexit.register(print, 'tidied'); print('ready', flush=True); time.sleep(60)\n"
         "command.run(main, flags.FlagValues())"
     )
     process = subprocess.Popen(
@@ -149,5 +149,5 @@ def test_ctrl_c_is_one_line_and_ends_the_shells_loop():
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    assert process.communicate()[1] == "error: stopped by Ctrl-C\n"
+    assert process.communicate() == ("tidied\n", "error: stopped by Ctrl-C\n")
     assert process.returncode == -signal.SIGINT

@@ -7,13 +7,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_tools.command import load_tensorflow
+from data_tools.process_pool import SpawnedPool
 from data_tools.study.task_records import TaskData
 from tl3d_keras.errors import InputError
 from tl3d_keras.study.outcome import Outcome
@@ -98,10 +98,8 @@ class _Worker:
         """Ends the process after its cell."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _new_pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            1, mp_context=get_context("spawn"), initializer=_start, initargs=self._arguments
-        )
+    def _new_pool(self) -> SpawnedPool:
+        return SpawnedPool(1, _start, self._arguments)
 
 
 def _start(device: str | None, workers: int) -> None:
