@@ -22,7 +22,7 @@ from data_tools.command import load_tensorflow, run
 from tl3d_keras import manifest
 from tl3d_keras.errors import InputError
 from tl3d_keras.manifest import CaseEntry, Manifest
-from tl3d_keras.whole_folder import write_file
+from tl3d_keras.whole_folder import check_writable, write_file
 
 FLAGS = flags.FlagValues()
 _RECORDS_DIR = flags.DEFINE_string(
@@ -54,6 +54,8 @@ def main() -> None:
             raise InputError(
                 f"--{flag.name}: expected a file name that ends in .{flag.name}, found {flag.value}"
             )
+        if flag.value:
+            check_writable(flag.value)
     # Damage is for verify to name, all of it.
     content = manifest.load(folder, check_shards=not _VERIFY.value)
     cases = content.select([_CASE.value]) if _CASE.value else content.cases

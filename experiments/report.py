@@ -16,7 +16,7 @@ from absl import flags
 
 from data_tools.case_comparison import compare_cases
 from data_tools.command import run
-from tl3d_keras import run_report, score_files
+from tl3d_keras import html_page, run_report, score_files
 from tl3d_keras.errors import InputError
 from tl3d_keras.whole_folder import write_file
 
@@ -53,6 +53,7 @@ _CASES_SHOWN = 3
 def main() -> None:
     """Reads the flags, writes the page and prints the Dice table."""
     output = Path(_OUTPUT.value)
+    html_page.check_path(output)
     scores = {
         name: score_files.read(folder) for name, folder in _named("scores", _SCORES.value).items()
     }

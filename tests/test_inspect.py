@@ -192,6 +192,15 @@ def test_wrong_flags(records, command, flags, message):
         command(inspect, records_dir=records, **flags)
 
 
+@pytest.mark.parametrize("name", ["html", "png"])
+def test_a_place_that_cannot_be_written_is_known_before(records, command, capsys, tmp_path, name):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / f"a.{name}"
+    with pytest.raises(InputError, match=f"a.{name}: cannot write: Not a directory"):
+        command(inspect, records_dir=records, case="part", **{name: path})
+    assert not capsys.readouterr().out
+
+
 def test_exit_code_and_no_tensorflow_for_tables(records, tmp_path):
     code = (
         "import sys; from data_tools import inspect, tables; "

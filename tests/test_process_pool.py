@@ -17,7 +17,7 @@ from data_tools import command, process_pool
 sys.argv = ["x"]
 def main():
     with process_pool.SpawnedPool(2) as pool:
-        futures = [pool.submit(print, "working", flush=True), pool.submit(time.sleep, 60)]
+        futures = [pool.submit(print, "working", flush=True), pool.submit(time.sleep, SECONDS)]
         print("submitted", flush=True)
         for future in futures:
             future.result()
@@ -25,11 +25,10 @@ command.run(main, flags.FlagValues())
 """
 
 
-@pytest.mark.parametrize("moment", ["submitted", "working"])
-@pytest.mark.parametrize("delay", [0, 0.1])
-def test_ctrl_c_is_one_line_and_ends_all_at_once(moment, delay):
+def start(moment: str, seconds: float):
+    """The command as it is at that moment, leading a group of processes."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT.replace("SECONDS", str(seconds))],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -38,7 +37,25 @@ def test_ctrl_c_is_one_line_and_ends_all_at_once(moment, delay):
     )
     while process.stdout.readline() != f"{moment}\n":
         pass
+    return process
+
+
+@pytest.mark.parametrize("moment", ["submitted", "working"])
+@pytest.mark.parametrize("delay", [0, 0.1])
+def test_ctrl_c_is_one_line_and_ends_all_at_once(moment, delay):
+    process = start(moment, 60)
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=30)[1] == "error: stopped by Ctrl-C\n"
     assert process.returncode == -signal.SIGINT
+
+
+def test_what_a_shell_runs_in_the_background_goes_on():
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = start("working", 2)
+    finally:
+        signal.signal(signal.SIGINT, former)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == ""
+    assert process.returncode == 0

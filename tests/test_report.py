@@ -254,6 +254,9 @@ def test_a_failing_write_leaves_the_former_page(tmp_path, monkeypatch):
     ("flags", "message"),
     [
         ({}, "expected something to report"),
+        # Nothing is read before, and no scan of that name overwritten.
+        ({"output": "{root}/labels.nii.gz"}, "labels.nii.gz: expected a file name that ends in"),
+        ({"output": "{root}/data/dataset.json/r.html"}, "r.html: cannot write: Not a directory"),
         ({"scores": "nameless"}, "--scores: expected NAME=DIR .*, found 'nameless'"),
         ({"runs": "a=x,a=y"}, "--runs: expected NAME=DIR with different names, found 'a=y'"),
         ({"scores": "a={root}"}, "metrics.json: cannot read: No .*; .* experiments.evaluate"),
@@ -303,7 +306,7 @@ def test_wrong_input(made, command, tmp_path, flags, message):
         made / "shape/case_0.nii.gz",
         Volume(np.zeros((8, 6, 8, 1), np.uint8), (3, 1, 1), direction=RAS),
     )
-    output = tmp_path / "report.html"
+    given = {"output": tmp_path / "report.html"}
     with pytest.raises(InputError, match=message):
-        command(report, output=output, **{k: v.format(root=made) for k, v in flags.items()})
-    assert not Path(output).exists()
+        command(report, **given | {k: v.format(root=made) for k, v in flags.items()})
+    assert not list(tmp_path.glob("report.*"))
