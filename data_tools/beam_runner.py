@@ -1,8 +1,8 @@
 """The per-case work of sharding on Apache Beam, where one machine is not enough."""
 
 import io
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,11 @@ from typing import Any
 from data_tools.plan import PlannedCase, PlannedShard
 from data_tools.prepare import PreparedCase, Settings, SkippedCase, prepare
 from data_tools.shard_folder import write_shard
-from tl3d_keras.errors import InputError
+from tl3d_keras.errors import InputError, ServerError
 
+# Where a failure is one of this process.
+_LOCAL = ("SwitchingDirectRunner", "BundleBasedDirectRunner", "FnApiRunner")
+_REASON_LENGTH = 300
 _Numbered = tuple[int, PreparedCase | SkippedCase]
 
 
@@ -28,6 +31,7 @@ def write_shards(
 
     Raises:
         InputError: Beam is not installed, or takes no such flags.
+        ServerError: a runner that is not Beam's local one failed, or cannot be reached.
     """
     try:
         import apache_beam as beam
@@ -40,7 +44,7 @@ def write_shards(
         for number, shard in enumerate(plan)
         for position, case in enumerate(shard.cases)
     ]
-    with _pipeline(beam, arguments) as pipeline:
+    with _told(_pipeline(beam, arguments)) as pipeline:
         (
             pipeline
             | beam.Create(cases)
@@ -69,6 +73,20 @@ def _pipeline(beam: Any, arguments: Sequence[str]) -> Any:
     raise InputError(
         f"--beam_argument: expected flags of Beam, found {' '.join(arguments)}: {reason}"
     )
+
+
+@contextmanager
+def _told(pipeline: Any) -> Iterator[Any]:
+    """Builds and runs a pipeline; what fails on other machines is a line."""
+    runner = type(pipeline.runner).__name__
+    try:
+        with pipeline:
+            yield pipeline
+    except Exception as error:
+        if runner in _LOCAL:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON_LENGTH]
+        raise ServerError(f"--runner=beam: {runner} failed: {reason}") from error
 
 
 def _prepare_numbered(

@@ -4,7 +4,6 @@ import csv
 import html
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pages

@@ -18,7 +18,7 @@ from data_tools.plan import make_plan, read_header
 from data_tools.reading import ReadOptions
 from data_tools.sharding import ShardOptions, shard_dataset
 from tl3d_keras import manifest, stored_case, volume_io
-from tl3d_keras.errors import InputError
+from tl3d_keras.errors import InputError, ServerError
 from tl3d_keras.volumes import Volume
 from tl3d_keras.whole_folder import whole_folder
 
@@ -325,7 +325,7 @@ def test_what_waits_stays_within_the_memory(dataset_dir, monkeypatch):
     started: list = []
 
     class Pool:
-        def __init__(self, workers, mp_context):
+        def __init__(self, workers):
             assert workers == 2
 
         def __enter__(self):
@@ -342,7 +342,7 @@ def test_what_waits_stays_within_the_memory(dataset_dir, monkeypatch):
             return None
 
     monkeypatch.setattr(case_pool, "_MIN_VOXELS_FOR_POOL", 0)
-    monkeypatch.setattr(case_pool, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(case_pool, "SpawnedPool", Pool)
     given = case_pool.prepare_all(cases, settings, 9, budget)
     for number, case in enumerate(given, start=1):
         assert case is cases[number - 1]
@@ -382,6 +382,16 @@ def test_arguments_that_beam_does_not_take(dataset_dir, tmp_path, argument, mess
     with pytest.raises(InputError, match=f"--beam_argument: .*{message}") as caught:
         make_shards(dataset_dir, tmp_path / "out", runner="beam", beam_arguments=(argument,))
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.cluster
+def test_a_runner_that_cannot_be_reached_is_one_line(dataset_dir, tmp_path):
+    pytest.importorskip("apache_beam", reason="needs the cluster extra")
+    # Nobody listens there.
+    flags = ("--runner=PortableRunner", "--job_endpoint=127.0.0.1:9", "--job_server_timeout=1")
+    with pytest.raises(ServerError, match="--runner=beam: PortableRunner failed: .") as caught:
+        make_shards(dataset_dir, tmp_path / "out", runner="beam", beam_arguments=flags)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
 def test_beam_is_not_there(dataset_dir, tmp_path, monkeypatch):
