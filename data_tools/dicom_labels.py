@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tl3d_keras import dicom_series
 from tl3d_keras.errors import InputError
 from tl3d_keras.volumes import Volume
 
@@ -19,6 +20,7 @@ _SEG = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 # In voxels: positions are written in mm with a few digits.
 _OFF_GRID = 0.1
+_FRAME = "FrameOfReferenceUID"
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
@@ -34,7 +36,7 @@ def is_dicom_label(path: str | os.PathLike) -> bool:
     with open(path, "rb") as file:
         if file.read(132)[128:] != b"DICM":
             return False
-    return _read_dataset(path, only_class=True).get("SOPClassUID") in (*_SEG, _RTSTRUCT)
+    return _read_dataset(path, ["SOPClassUID"]).get("SOPClassUID") in (*_SEG, _RTSTRUCT)
 
 
 def read(path: str | os.PathLike, image: Volume) -> dict[str, np.ndarray]:
@@ -80,16 +82,41 @@ def read(path: str | os.PathLike, image: Volume) -> dict[str, np.ndarray]:
     return masks
 
 
-def _read_dataset(path: Path, only_class: bool = False) -> Any:
+def about_frame(path: Path, image: Path, series: str | None) -> list[str]:
+    """A doubt where a label was drawn in other coordinates than those of its DICOM series.
+
+    Positions mean the same within a frame of reference alone; of files without one nothing is said.
+
+    Args:
+        path: the DICOM SEG or RTSTRUCT.
+        image: what it was placed on; nothing is known of what is no folder.
+        series: which series of the folder, as in `volume_io.read`.
+    """
+    if not image.is_dir():
+        return []
+    parts = ["StructureSetROISequence", "ReferencedFrameOfReferenceSequence"]
+    label = _read_dataset(path, [_FRAME, *parts])
+    items = [label, *(item for part in parts for item in label.get(part, []))]
+    named = {str(item.get(key, "")) for item in items for key in (_FRAME, f"Referenced{_FRAME}")}
+    slices = dicom_series.choose(image, series).files
+    own = str(_read_dataset(slices[0], [_FRAME]).get(_FRAME, ""))
+    if not own or not named - {""} or own in named:
+        return []
+    return [
+        f"{path.name} is of the frame of reference {min(named - {''})}, {image.name} of {own}: "
+        "was it drawn on another scan?"
+    ]
+
+
+def _read_dataset(path: Path, tags: list[str] | None = None) -> Any:
     try:
         import pydicom
     except ImportError:
         raise InputError(
             f'{path}: DICOM labels need the extra "dicom": pip install "tl3d-keras[dicom]"'
         ) from None
-    tags = ["SOPClassUID"] if only_class else None
     try:
-        return pydicom.dcmread(path, stop_before_pixels=only_class, specific_tags=tags)
+        return pydicom.dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
     except Exception as error:
         raise InputError(f"{path}: cannot read: {_one_line(error)}") from error
 

@@ -59,6 +59,8 @@ def read(source: CaseSource, image: Volume, dataset: DataSet, options: ReadOptio
         masks = _from_files(source, image) if source.masks else _from_dicom(source, image, dataset)
         label_path = source.label or source.masks[0][1]
         label, present, hidden = _merged(masks, image, dataset.structures, options.overlap)
+        if source.label is not None:
+            hidden += _about_frame(source.label, source.images[0], options.series)
         annotated = present if annotated is None else annotated
     assert annotated is not None
     if source.annotated_mask is not None:
@@ -104,6 +106,12 @@ def _from_dicom(source: CaseSource, image: Volume, dataset: DataSet) -> Iterator
     for structure in dataset.structures:
         if structure in masks:
             yield _Mask(structure, f"{source.label} ({structure})", masks[structure])
+
+
+def _about_frame(label: Path, image: Path, series: str | None) -> tuple[str, ...]:
+    from data_tools import dicom_labels
+
+    return tuple(dicom_labels.about_frame(label, image, series))
 
 
 def _merged(

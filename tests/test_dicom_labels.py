@@ -7,11 +7,14 @@ import highdicom
 import numpy as np
 import pytest
 from dicom_files import ORIGIN, SHAPE, ct_slice, write_series
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import RTStructureSetStorage
 
-from data_tools import dicom_labels
+from data_tools import dicom_labels, label_reader
+from data_tools.layouts import CaseSource, DataSet
+from data_tools.reading import ReadOptions
 from tl3d_keras import resampling, volume_io, volumes
 from tl3d_keras.errors import InputError
 
@@ -272,6 +275,35 @@ def test_labels_that_cannot_be_placed(tmp_path, series, make, message):
     with pytest.raises(InputError, match=message) as raised:
         dicom_labels.read(tmp_path / "label.dcm", image)
     assert str(raised.value).startswith(str(tmp_path)) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+def test_another_frame_of_reference_is_doubted(tmp_path, series, kind):
+    slices, _ = series
+    if kind == "SEG":
+        path = write_seg(tmp_path / "seg.dcm", slices, masks()["liver"], ["liver"])
+    else:
+        path = write_structures(tmp_path / "rt.dcm", [("liver", [box(1, 1, 1, 4, 4)])])
+    scan = tmp_path / "scan"
+    assert dicom_labels.about_frame(path, scan, None) == []
+    dataset = dcmread(path)
+    dataset.FrameOfReferenceUID = "1.2.777"
+    dataset.save_as(path)
+    (doubt,) = dicom_labels.about_frame(path, scan, "thorax")
+    assert doubt.startswith(f"{path.name} is of the frame of reference 1.2.777, scan of 1.2.4: was")
+    case = CaseSource("a", (scan,), path, None)
+    image = volume_io.read(scan)
+    found = label_reader.read(case, image, DataSet(("liver",), ("CT",), {}, (case,)), ReadOptions())
+    assert f"a: {doubt}" in found.warnings
+    # A region may say it by itself; of what has none, and of other images, nothing is known.
+    dataset.StructureSetROISequence = [Dataset()]
+    dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.4"
+    dataset.save_as(path)
+    assert dicom_labels.about_frame(path, scan, None) == []
+    del dataset.FrameOfReferenceUID, dataset.StructureSetROISequence
+    dataset.save_as(path)
+    assert dicom_labels.about_frame(path, scan, None) == []
+    assert dicom_labels.about_frame(path, scan / "001.dcm", None) == []
 
 
 def test_what_is_no_dicom_label(tmp_path, series):

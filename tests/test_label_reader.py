@@ -176,7 +176,9 @@ def test_binary_file_of_another_grid(tmp_path):
 def test_dicom_label(tmp_path, monkeypatch):
     masks = {"liver": labels() == 1, "heart": labels() == 0}
     stand_in = types.SimpleNamespace(
-        is_dicom_label=lambda path: path.suffix == ".dcm", read=lambda path, image: masks
+        is_dicom_label=lambda path: path.suffix == ".dcm",
+        read=lambda path, image: masks,
+        about_frame=lambda path, image, series: ["other frame"],
     )
     monkeypatch.setitem(sys.modules, "data_tools.dicom_labels", stand_in)
     monkeypatch.setattr(data_tools, "dicom_labels", stand_in, raising=False)
