@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tl3d_keras import json_file, memory, model_info, shipped
+from tl3d_keras import argument_checks, json_file, memory, model_info, shipped
 from tl3d_keras.errors import InputError
 from tl3d_keras.model_info import ModelInfo
 from tl3d_keras.serving_graph import ServedModel
@@ -55,10 +55,12 @@ def save(
         The version's folder.
 
     Raises:
-        InputError: the structures, channels and network do not fit together, or the folder cannot
-            be written.
+        InputError: an argument of another kind, the structures, channels and network do not fit
+            together, or the folder cannot be written.
     """
-    model_info.check_fit(info, network.get_config())
+    argument_checks.check_kind(network, UNet3D, "a network of base_model or load")
+    argument_checks.check_kind(info, ModelInfo, "a ModelInfo")
+    model_info.check(info, network.get_config())
     served = network.rebuilt(dtype="float32", structures=list(info.structures))
     target = next_version(folder)
     with whole_folder(target) as building:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tl3d_keras import air, memory, resampling, tile_cost, tile_planner, tiling
+from tl3d_keras import air, argument_checks, memory, resampling, tile_cost, tile_planner, tiling
 from tl3d_keras.blending import Blending
 from tl3d_keras.errors import InputError
 from tl3d_keras.intensity import Intensity
-from tl3d_keras.lazy_image import ArrayImage, GridImage, LazyImage, read_ahead
+from tl3d_keras.lazy_image import GridImage, LazyImage, as_lazy, read_ahead
 from tl3d_keras.mirrors import mirrored_labels
 from tl3d_keras.survey import Survey, survey
 from tl3d_keras.tile_function import tile_function
@@ -46,8 +46,8 @@ class Segmenter:
         network: as given.
 
     Raises:
-        InputError: an overlap of exact tiles, without a `patch_size` or outside 0 to 0.9, or
-            mirrors along x of structures that have a side.
+        InputError: an argument of another kind, an overlap of exact tiles, without a `patch_size`
+            or outside 0 to 0.9, or mirrors along x of structures that have a side.
     """
 
     def __init__(
@@ -60,6 +60,10 @@ class Segmenter:
         mirror_axes: Sequence[int] = (),
         skip_air: bool = False,
     ) -> None:
+        argument_checks.check_kind(network, UNet3D, "a network of base_model or load")
+        argument_checks.check_kind(intensity, Intensity, "an Intensity, such as info.intensity")
+        if patch_size is not None:
+            argument_checks.check_size(patch_size, "patch_size")
         self._geometry = network.geometry
         precision = _PRECISIONS[tf.as_dtype(network.get_layer(HEAD).compute_dtype).name]
         self.network = network
@@ -86,9 +90,9 @@ class Segmenter:
             uint8 [Z, Y, X], 0 for background and 1..K for the structures.
 
         Raises:
-            InputError: the memory does not suffice; it says how much does.
+            InputError: another shape, or the memory does not suffice; it says how much does.
         """
-        image = ArrayImage(image) if isinstance(image, np.ndarray) else image
+        image = as_lazy(image, self._costs.channels)
         result = np.zeros(image.shape, np.uint8)
         if self._overlap is None:
             self._compute_tiles(image, result, self._labels)
@@ -98,7 +102,7 @@ class Segmenter:
 
     def probabilities(self, image: np.ndarray | LazyImage) -> np.ndarray:
         """As `labels`, but float32 [Z, Y, X, K + 1]."""
-        image = ArrayImage(image) if isinstance(image, np.ndarray) else image
+        image = as_lazy(image, self._costs.channels)
         result = np.zeros((*image.shape, self._costs.classes), np.float32)
         if self._overlap is None:
             self._compute_tiles(image, result, self._probabilities)
@@ -207,7 +211,13 @@ def segment(volume: Volume, segmenter: Segmenter, spacing: Sequence[float]) -> V
 
     Returns:
         uint8 labels [Z, Y, X, 1] on exactly the grid of `volume`.
+
+    Raises:
+        InputError: an argument of another kind, or a volume of other channels than the network's.
     """
+    argument_checks.check_volume(volume)
+    argument_checks.check_kind(segmenter, Segmenter, "a Segmenter")
+    argument_checks.check_spacing(spacing, "the network's spacing")
     image = GridImage(volume, spacing)
     labels = segmenter.labels(image)
     return resampling.labels_onto(image.grid.with_array(labels[..., np.newaxis]), volume)

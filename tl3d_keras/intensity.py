@@ -44,7 +44,8 @@ class Intensity:
             )
 
     def normalise(self, image: tf.Tensor) -> tf.Tensor:
-        """Normalises a volume [..., Z, Y, X, C] in raw units, float32 in and out."""
+        """Normalises a volume [..., Z, Y, X, C] in raw units, of any numbers, to float32."""
+        image = tf.cast(image, tf.float32)
         scale, shift = self.coefficients(image)
         return self.apply(image, scale, shift)
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tl3d_keras import resampling
+from tl3d_keras import argument_checks, resampling
 from tl3d_keras.distribution import summaries
 from tl3d_keras.tiling import Tile
 from tl3d_keras.volumes import Volume
@@ -56,6 +56,19 @@ class ArrayImage:
     def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         """See `LazyImage`; a view."""
         return self._array[tuple(map(slice, start, stop))]
+
+
+def as_lazy(image: np.ndarray | LazyImage, channels: int) -> LazyImage:
+    """An image, or an array [Z, Y, X, C] as one.
+
+    Raises:
+        InputError: another shape, or other than so many channels.
+    """
+    if isinstance(image, np.ndarray):
+        argument_checks.check_image(image.shape, channels)
+        return ArrayImage(image)
+    argument_checks.check_image((*image.shape, image.channels), channels)
+    return image
 
 
 class GridImage:

@@ -85,6 +85,20 @@ def check_fit(info: ModelInfo, network: Mapping[str, Any]) -> None:
             raise InputError(f"expected {expected} {what} for this network, found {found}")
 
 
+def check(info: ModelInfo, network: Mapping[str, Any]) -> None:
+    """Raises an `InputError` unless `from_json` takes what `to_json` would give."""
+    for name in ("structures", "channels"):
+        if isinstance(getattr(info, name), str):
+            raise InputError(f"expected a tuple of names as {name}, found a str")
+    check_fit(info, network)
+    try:
+        TypeAdapter(_Content).validate_python(to_json(info, network))
+    except ValidationError as error:
+        raise InputError(
+            f"expected other information of the model: {first_problem(error)}"
+        ) from None
+
+
 def to_json(info: ModelInfo, network: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `tl3d_keras.json`.
 

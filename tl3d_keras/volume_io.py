@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from tl3d_keras import dicom_series, file_headers, memory, nifti, regular_file, whole_folder
+from tl3d_keras import (
+    argument_checks,
+    dicom_series,
+    file_headers,
+    memory,
+    nifti,
+    regular_file,
+    whole_folder,
+)
 from tl3d_keras.errors import InputError
 from tl3d_keras.volumes import Volume, from_sitk, on_same_grid, to_sitk
 
@@ -124,8 +132,9 @@ def write(path: str | os.PathLike, volume: Volume) -> None:
     """Writes a volume in the format of the path's suffix; the file appears when whole.
 
     Raises:
-        InputError: the suffix is unknown or the folder cannot be written.
+        InputError: the suffix is unknown, the volume is none, or the folder cannot be written.
     """
+    argument_checks.check_volume(volume)
     path = Path(path)
     suffix = _writable_suffix(path)
     try:
@@ -137,7 +146,8 @@ def write(path: str | os.PathLike, volume: Volume) -> None:
             else:
                 sitk.WriteImage(to_sitk(volume), str(temporary), useCompression=True)
             os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, TypeError) as error:
+        # The last of numbers that SimpleITK does not have, such as bool.
         raise _failure(f"{path}: cannot write", error) from error
 
 
