@@ -91,12 +91,7 @@ def check(info: ModelInfo, network: Mapping[str, Any]) -> None:
         if isinstance(getattr(info, name), str):
             raise InputError(f"expected a tuple of names as {name}, found a str")
     check_fit(info, network)
-    try:
-        TypeAdapter(_Content).validate_python(to_json(info, network))
-    except ValidationError as error:
-        raise InputError(
-            f"expected other information of the model: {first_problem(error)}"
-        ) from None
+    json_file.typed(to_json(info, network), _Content, "expected other information of the model")
 
 
 def to_json(info: ModelInfo, network: Mapping[str, Any]) -> dict[str, Any]:
