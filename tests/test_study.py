@@ -165,7 +165,7 @@ def test_wrong_settings_stop_a_study_before_it_trains(
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_ready_studies_are_whole(path):
     study = study_file.load(path)
-    assert set(study.modes) >= {"scratch", "transfer", "finetune"}
+    assert set(study.modes) >= {"scratch", *(("transfer", "finetune") if study.bases else ())}
     for task in study.tasks.values():
         assert set(task.test).isdisjoint(task.train)
         assert max(size.cases for size in study_file.sizes_of(study, task)) <= len(task.train)
