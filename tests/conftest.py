@@ -1,6 +1,7 @@
 """Seeds, four virtual processors, and quiet start-up for every test."""
 
 import locale
+import signal
 from functools import cache
 
 import numpy as np
@@ -24,6 +25,14 @@ tf.config.set_logical_device_configuration(
 @pytest.fixture(autouse=True)
 def _seeded():
     tf.keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def interruptible():
+    """Processes that the test starts take Ctrl-C, also where the tests run in the background."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
 
 
 @pytest.fixture(scope="session")

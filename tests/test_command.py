@@ -133,7 +133,7 @@ def test_flags_are_refused_in_words_of_their_own(monkeypatch, capsys, arguments,
     assert said in capsys.readouterr().err
 
 
-def test_ctrl_c_is_one_line_and_ends_the_shells_loop():
+def test_ctrl_c_is_one_line_and_ends_the_shells_loop(interruptible):
     script = (
         "import atexit, sys, time; sys.argv = ['x']\n"
         "from absl import flags; from data_tools import command\n"

@@ -42,7 +42,7 @@ def start(moment: str, seconds: float):
 
 @pytest.mark.parametrize("moment", ["submitted", "working"])
 @pytest.mark.parametrize("delay", [0, 0.1])
-def test_ctrl_c_is_one_line_and_ends_all_at_once(moment, delay):
+def test_ctrl_c_is_one_line_and_ends_all_at_once(interruptible, moment, delay):
     process = start(moment, 60)
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)

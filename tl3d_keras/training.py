@@ -193,8 +193,9 @@ def _watchers(
 
 def _note_wait(waiting: InputWait, folder: RunFolder, watching: Watching) -> None:
     if waiting.of_all is not None:
-        folder.note(input_wait=round(waiting.of_all, 5))
-        watching.progress.say(f"waiting for data took {waiting.of_all:.2%} of the steps' time")
+        share = round(waiting.of_all, 4)
+        folder.note(input_wait=share)
+        watching.progress.say(f"waiting for data took {share:.2%} of the steps' time")
 
 
 def _tell_skipped(folder: RunFolder, watching: Watching, step: int, cases: Sequence[str]) -> None:
