@@ -23,7 +23,7 @@ from tl3d_keras.tiling import Axes
 from tl3d_keras.unet3d import HEAD, UNet3D
 from tl3d_keras.volumes import Volume
 
-# Peaks of equal runs differ, at times by a whole tensor.
+# For what the model of a tile's memory may miss.
 _SHARE_OF_LIMIT = 0.9
 _PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
