@@ -27,7 +27,8 @@ MAX_BYTES = 2**34
 MAX_COMPRESSION = 1100
 MAX_SPACING = 1000.0
 
-_SWITCH = threading.Lock()
+# Held by whoever changes one of SimpleITK's switches, the process's, or must not see one changed.
+SWITCHES = threading.RLock()
 _UNIT_TOLERANCE = 0.01
 # Axes that are closer to one plane than about 5 degrees are no grid.
 _LEAST_DETERMINANT = 0.08
@@ -122,7 +123,7 @@ def quiet() -> Iterator[None]:
 
     One thread at a time, for the switch is that of the process.
     """
-    with _SWITCH:
+    with SWITCHES:
         warns = sitk.ProcessObject.GetGlobalWarningDisplay()
         sitk.ProcessObject.SetGlobalWarningDisplay(False)
         try:

@@ -89,15 +89,16 @@ def read(path: Path, suffix: str) -> sitk.Image:
         RuntimeError: SimpleITK cannot read the file.
     """
     check_header(path)
-    try:
-        image = file_headers.checked_reader(path, suffix).Execute()
-        alone = False
-    except RuntimeError as error:
-        if "orthonormal" not in str(error):
-            raise
-        alone = True
-        with _sheared_accepted():
+    with file_headers.SWITCHES:
+        try:
             image = file_headers.checked_reader(path, suffix).Execute()
+            alone = False
+        except RuntimeError as error:
+            if "orthonormal" not in str(error):
+                raise
+            alone = True
+            with _sheared_accepted():
+                image = file_headers.checked_reader(path, suffix).Execute()
     qform, sform = (int(image.GetMetaData(f"{name}_code")) for name in ("qform", "sform"))
     if sform and qform in (0, sform):
         _place_by_sform(path, image, alone)
@@ -170,7 +171,6 @@ def write_sheared(image: sitk.Image, path: Path) -> None:
 def _sheared_accepted() -> Iterator[None]:
     """Lets SimpleITK read a sheared sform without a qform, which it makes a rotation of."""
     name = "ITK_NIFTI_SFORM_PERMISSIVE"
-    # One thread at a time, which holds for the environment too.
     with file_headers.quiet():
         former = os.environ.get(name)
         os.environ[name] = "YES"
