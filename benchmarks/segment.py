@@ -3,7 +3,7 @@
     python -m benchmarks.segment --monai_python=MONAI/bin/python \\
         --medicai_python=MEDICAI/bin/python
 
-takes some 5 minutes on two cores. The rivals have environments of their own, which this sets up (a
+takes 5 to 8 minutes on two cores. The rivals have environments of their own, which this sets up (a
 torch for processors suffices):
 
     python3.11 -m venv MONAI && MONAI/bin/pip install monai==1.5.1 torch==2.13.0
