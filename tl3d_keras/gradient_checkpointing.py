@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tl3d_keras.unet3d import HEAD, UNet3D
-from tl3d_keras.unet3d_trunk import block_layers
+from tl3d_keras.unet3d_trunk import block_layers, through
 
 # How many slabs a level of the encoder is computed in, the finest first.
 SLABS = (8, 4)
@@ -105,9 +105,7 @@ class Checkpointed:
         return self._layers[f"encoder_{level}_pool"](x), x[:, first:last, middle[0], middle[1]]
 
     def _block(self, part: str, level: int, x: Any) -> tf.Tensor:
-        for layer in block_layers(self._layers, part, level):
-            x = layer(x)
-        return x
+        return through(block_layers(self._layers, part, level), x)
 
 
 def _computed_twice(

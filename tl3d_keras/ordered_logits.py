@@ -5,7 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tl3d_keras.unet3d import HEAD, UNet3D
-from tl3d_keras.unet3d_trunk import block_layers
+from tl3d_keras.unet3d_trunk import block_layers, through
 
 
 def ordered_logits(network: UNet3D) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -28,22 +28,16 @@ def ordered_logits(network: UNet3D) -> Callable[[tf.Tensor], tf.Tensor]:
     def logits(image: tf.Tensor) -> tf.Tensor:
         x, shares = image, []
         for level in range(coarsest):
-            x = _through(block_layers(layers, "encoder", level), x)
+            x = through(block_layers(layers, "encoder", level), x)
             crop = layers.get(f"decoder_{level}_crop")
             joined = layers[f"decoder_{level}_conv_0"]
             shares.append(joined.of_skip(crop(x) if crop else x))
             with tf.control_dependencies(shares[-1:]):
                 x = layers[f"encoder_{level}_pool"](x)
-        x = _through(block_layers(layers, "encoder", coarsest), x)
+        x = through(block_layers(layers, "encoder", coarsest), x)
         for level in reversed(range(coarsest)):
             joined, *others = block_layers(layers, "decoder", level)
-            x = _through(others, joined.with_coarse(x, shares[level]))
+            x = through(others, joined.with_coarse(x, shares[level]))
         return layers[HEAD](x)
 
     return logits
-
-
-def _through(layers: list[tf.keras.layers.Layer], x: tf.Tensor) -> tf.Tensor:
-    for layer in layers:
-        x = layer(x)
-    return x

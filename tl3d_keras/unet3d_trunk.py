@@ -98,3 +98,10 @@ def block_layers(layers: Mapping[str, Any], part: str, level: int) -> list[Any]:
     """
     names = (f"{part}_{level}_{kind}_{i}" for i in range(2) for kind in ("conv", "norm", "relu"))
     return [layers[name] for name in names if name in layers]
+
+
+def through(layers: Sequence[Any], x: Any) -> Any:
+    """What layers make of `x`, one after the other."""
+    for layer in layers:
+        x = layer(x)
+    return x

@@ -76,7 +76,7 @@ def read_base(path: str) -> Base:
     content = artifact.inspect(folder)
     try:
         index = (folder / "variables" / "variables.index").read_bytes()
-        network = {k: v for k, v in content["network"].items() if k not in _NOT_ARCHITECTURE}
+        network = _without_task(content["network"])
         parts = [content[name] for name in ("network", "structures", "intensity", "patch_size")]
     except (OSError, KeyError, AttributeError) as error:
         raise InputError(f"{folder}: expected a whole model, found it without {error}") from error
@@ -87,13 +87,17 @@ def read_base(path: str) -> Base:
 
 def _read_keras_base(path: str) -> Base:
     network, info = base_file.load(path)
-    config = {k: v for k, v in network.get_config().items() if k not in _NOT_ARCHITECTURE}
+    config = _without_task(network.get_config())
     intensity = info.intensity.to_json() if info else {}
     patch_size = info.patch_size if info else None
     weights = [(name, variable.numpy()) for name, variable in named_weights(network).items()]
     parts = _canonical([config, intensity, patch_size, network.structures])
     checksum = manifest.crc32c(parts + b"".join(n.encode() + w.tobytes() for n, w in weights))
     return Base(path, checksum, config, intensity, patch_size)
+
+
+def _without_task(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in _NOT_ARCHITECTURE}
 
 
 def grid(
